@@ -1,0 +1,41 @@
+# make notebooks: the whole series, executed    make test: everything that CI checks    make lab: JupyterLab
+PYTHON ?= python3
+BIN := .venv/bin
+export TQDM_DISABLE ?= $(if $(CI),1,)
+
+.PHONY: notebooks test lab outputs lock clean
+
+notebooks: .env-stamp
+	mkdir -p build
+	$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --output-dir build notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --to html build/*.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --output-dir build/figures build/*.ipynb
+	@echo "Done. Open build/01_explore_faces.html (or any other .html there) in a browser; figures are in build/figures/."
+
+test: .env-stamp
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet
+	AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet -W default --nbval --nbval-current-env \
+		--nbval-sanitize-with tests/nbval.cfg notebooks
+
+lab: .env-stamp
+	$(BIN)/jupyter lab notebooks
+
+# Execute the committed notebooks in place, on drawn faces, so that their outputs match the code.
+outputs: .env-stamp
+	AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
+		notebooks/*.ipynb
+
+lock: .env-stamp
+	$(BIN)/pip freeze --exclude-editable > requirements.lock
+
+.env-stamp: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
+		f"Python 3.11 or later is needed, {v.major}.{v.minor} was found: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,download,test]'
+	touch $@
+
+clean:
+	rm -rf build runs data/cache data/sample_faces .env-stamp .venv

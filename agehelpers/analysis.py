@@ -1,0 +1,189 @@
+"""From a table of predictions to tables of error: how large, for whom, and how sure. Pure functions; no figures.
+
+Predictions are one part of a record's table (columns part, name, age, gender, ethnicity, prediction; ages in years).
+Error is prediction minus age: a positive bias means "guessed too old". Intervals are 95 % percentile bootstraps; where
+the table has a column `group` (see `add_groups`), identical pictures are resampled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agehelpers.index import ETHNICITIES, GENDERS
+
+# The age groups of FairFace (Karkkainen and Joo, WACV 2021), years, and the youngest age of each.
+AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
+STARTS = (0, 3, 10, 20, 30, 40, 50, 60, 70)
+LEVELS = {"gender": GENDERS, "ethnicity": ETHNICITIES, "age_group": AGE_GROUPS}
+
+
+class Interval(NamedTuple):
+    """A value and the ends of its interval; ``f"{interval:.2f}"`` writes all three."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+
+def errors(predictions: pd.DataFrame) -> np.ndarray:
+    """Prediction minus age, float64 [n], years. ValueError: empty, a column or number missing, or parts mixed."""
+    if missing := {"age", "prediction"} - set(predictions):
+        raise ValueError(f"predictions lack the column(s) {', '.join(sorted(missing))}; they have {list(predictions)}")
+    if "part" in predictions and (parts := sorted(predictions["part"].unique()))[1:]:
+        raise ValueError(f"predictions mix the parts {', '.join(parts)}; choose one, as in table[table.part == 'test']")
+    if predictions.empty or predictions[["age", "prediction"]].isna().any(axis=None):
+        raise ValueError("predictions are empty or have rows without an age or a prediction; leave those rows out")
+    return predictions["prediction"].to_numpy(float) - predictions["age"].to_numpy(float)
+
+
+def mae(predictions: pd.DataFrame) -> float:
+    """Mean absolute error, years."""
+    return float(np.abs(errors(predictions)).mean())
+
+
+def bias(predictions: pd.DataFrame) -> float:
+    """Mean error, years: positive where faces are guessed too old."""
+    return float(errors(predictions).mean())
+
+
+def cs(predictions: pd.DataFrame, k: float = 5) -> float:
+    """Cumulative score: the share of pictures with an absolute error of at most `k` years."""
+    return float((np.abs(errors(predictions)) <= k).mean())
+
+
+def cs_curve(predictions: pd.DataFrame, years: Sequence[float] = tuple(range(21))) -> pd.DataFrame:
+    """Cumulative score at each of `years`: columns years, share."""
+    return pd.DataFrame({"years": list(years), "share": [cs(predictions, k) for k in years]})
+
+
+def add_groups(predictions: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
+    """`predictions` with the column `group` of `index` (same number: identical or near-identical pictures), by name."""
+    if unknown := sorted(set(predictions["name"]) - set(index["name"])):
+        raise ValueError(f"{len(unknown)} pictures are not in the index, such as {unknown[0]}: is it of other faces?")
+    return predictions.merge(index[["name", "group"]], on="name", how="left", validate="many_to_one")
+
+
+def interval(values: Any, statistic: Callable[[np.ndarray], float] = np.mean, groups: Any = None, *,
+             level: float = 0.95, resamples: int = 1000, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval of `statistic` (array [m, ...] -> float) over the rows of `values` [n, ...].
+
+    Rows with the same number in `groups` [n] (NA: a row of its own) are drawn together, because two copies of a picture
+    are one piece of evidence, not two (cluster bootstrap). Deterministic in `seed`; one resample is held at a time.
+    The ends are NaN for fewer than two groups of rows; for fewer than about 30 they lie somewhat too close together.
+    """
+    values = np.asarray(values)
+    codes = pd.factorize(pd.Series(np.arange(len(values)) if groups is None else groups))[0]
+    codes = np.where(codes < 0, len(values) + np.arange(len(values)), codes)
+    order = np.argsort(codes, kind="stable")
+    starts, sizes = np.unique(codes[order], return_index=True, return_counts=True)[1:]
+    value = float(statistic(values)) if len(values) else float("nan")
+    if len(starts) < 2:
+        return Interval(value, float("nan"), float("nan"))
+
+    def resampled(drawn: np.ndarray) -> float:
+        first, count = starts[drawn], sizes[drawn]  # the rows first, first + 1, ... of each drawn group, in one array
+        rows = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
+        return statistic(values[order[rows]])
+
+    ends = stats.bootstrap((np.arange(len(starts)),), resampled, n_resamples=resamples, batch=100, vectorized=False,
+                           confidence_level=level, method="percentile", rng=np.random.default_rng(seed))
+    return Interval(value, *(float(end) for end in ends.confidence_interval))
+
+
+def age_group(ages: Any) -> pd.Categorical:
+    """The AGE_GROUPS of `ages` [n]; predictions are first rounded to whole years, as labels are, and cut at 0."""
+    whole = np.floor(np.clip(np.asarray(ages, dtype=float), 0, None) + 0.5)
+    return pd.cut(whole, [*STARTS, np.inf], right=False, labels=AGE_GROUPS)
+
+
+def age_group_confusion(predictions: pd.DataFrame, normalise: bool = False) -> pd.DataFrame:
+    """Pictures by true (rows) and predicted (columns) age group; `normalise`: shares of each row, NaN in empty rows."""
+    errors(predictions)  # checks the table
+    true, predicted = (pd.Series(age_group(predictions[column])) for column in ("age", "prediction"))
+    counts = pd.crosstab(true, predicted, rownames=["true"], colnames=["predicted"], dropna=False)
+    return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0) if normalise else counts
+
+
+def overall(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """One row a metric: columns metric, unit ("years", "share", "pictures"), value, low, high."""
+    error, groups = errors(predictions), predictions.get("group")
+    true, predicted = (age_group(predictions[column]).codes.astype(int) for column in ("age", "prediction"))
+    rows: list[tuple[str, str, np.ndarray, Callable[[np.ndarray], float]]] = [
+        ("MAE", "years", np.abs(error), np.mean), ("RMSE", "years", error**2, lambda squares: np.sqrt(squares.mean())),
+        ("median absolute error", "years", np.abs(error), np.median), ("bias", "years", error, np.mean),
+        ("CS@5", "share", np.abs(error) <= 5, np.mean),
+        ("age group right", "share", true == predicted, np.mean),
+        ("age group right or next to it", "share", np.abs(true - predicted) <= 1, np.mean)]
+    table = [(metric, unit, *interval(values, statistic, groups, resamples=resamples, seed=seed))
+             for metric, unit, values, statistic in rows]
+    return pd.DataFrame([*table, ("n", "pictures", len(error), np.nan, np.nan)],
+                        columns=["metric", "unit", "value", "low", "high"])
+
+
+def by_group(predictions: pd.DataFrame, *keys: str, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """One row for each group: `keys`, n, mae, mae_low, mae_high, bias, bias_low, bias_high, cs5 (years; cs5 a share).
+
+    `keys` are "age_group", "gender", "ethnicity" or other columns. Every level has its row, an empty one with n = 0 and
+    NaN; a missing gender or ethnicity is the row "unknown". Fewer than two pictures: no interval (NaN).
+    """
+    table = predictions.assign(error=errors(predictions), age_group=age_group(predictions["age"]))
+    if missing := [key for key in keys if key not in table]:
+        raise ValueError(f"predictions lack the column(s) {', '.join(missing)}; they have {list(predictions)}")
+    for key in keys:
+        column = table[key].astype(object).where(table[key].notna(), "unknown")
+        known = LEVELS.get(key, ())
+        table[key] = pd.Categorical(column, [*known, *sorted(set(column) - set(known))], ordered=True)
+    rows = []
+    for level, part in table.groupby(list(keys), observed=False):
+        error = part["error"].to_numpy()
+        ends = partial(interval, groups=part.get("group"), resamples=resamples, seed=seed)
+        cs5 = (np.abs(error) <= 5).mean() if len(part) else np.nan
+        rows.append((*level, len(part), *ends(np.abs(error)), *ends(error), cs5))
+    measures = ["mae", "mae_low", "mae_high", "bias", "bias_low", "bias_high", "cs5"]
+    return pd.DataFrame(rows, columns=[*keys, "n", *measures]).astype({key: table[key].dtype for key in keys})
+
+
+def median_baseline(predictions: pd.DataFrame, part: str = "test") -> pd.DataFrame:
+    """The rows of `part` with the median age of the part "train" as prediction: what any model has to beat."""
+    if "part" not in predictions or not (train := predictions["part"] == "train").any():
+        raise ValueError("predictions have no part 'train', whose median age is the baseline")
+    return predictions[predictions["part"] == part].assign(prediction=float(predictions.loc[train, "age"].median()))
+
+
+def slope(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> Interval:
+    """Least-squares slope of prediction on age: 1 keeps the range of ages, 0 always answers the same.
+
+    Below 1 is regression to the mean: the young are guessed too old, the old too young.
+    """
+    pairs = np.column_stack([predictions["age"].to_numpy(float), errors(predictions)])
+    return interval(pairs, lambda p: 1 + np.cov(p.T)[0, 1] / np.var(p[:, 0], ddof=1), predictions.get("group"),
+                    resamples=resamples, seed=seed)
+
+
+def running_median(predictions: pd.DataFrame, width: int = 5, least: int = 10) -> pd.DataFrame:
+    """Quartiles of predictions for true ages within `width` / 2 years of each age: columns age, n, low, median, high.
+
+    Ages with fewer than `least` pictures about them are left out.
+    """
+    errors(predictions)  # checks the table
+    near = {age: predictions.loc[(predictions["age"] - age).abs() <= width / 2, "prediction"]
+            for age in sorted(predictions["age"].unique())}
+    rows = [(age, len(part), *part.quantile([0.25, 0.5, 0.75])) for age, part in near.items() if len(part) >= least]
+    return pd.DataFrame(rows, columns=["age", "n", "low", "median", "high"])
+
+
+def best_and_worst(predictions: pd.DataFrame, k: int = 6) -> pd.DataFrame:
+    """The `k` smallest, then the `k` largest absolute errors, largest first: columns error, which ("best"/"worst")."""
+    table = predictions.assign(error=errors(predictions)).sort_values("name")
+    table = table.sort_values("error", key=np.abs, kind="stable")
+    k = min(k, len(table) // 2)
+    return pd.concat([table.head(k).assign(which="best"), table[::-1].head(k).assign(which="worst")], ignore_index=True)

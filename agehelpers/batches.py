@@ -1,0 +1,179 @@
+"""Batches from decoded pixels, each picture augmented by its own random draw.
+
+`torchvision.transforms.v2` draws one random value for a whole batch, so the geometry (flip, rotation, scale, shift in
+a single resampling) and the light (brightness, contrast, erasing) are drawn here, one value a picture. The draws are
+the same on every device; the resampling is OpenCV's ``warpAffine`` on CPU and a batched ``grid_sample`` on CUDA.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from agehelpers.config import Config
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """One seed for one step, so that nothing random has to be stored for an exact resume."""
+    return int(np.random.SeedSequence([seed, epoch, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What happens to each picture of a batch of B.
+
+    Attributes
+    ----------
+    theta : Tensor
+        float32 [B, 2, 3], maps output to input coordinates, both from -1 to 1 (``affine_grid``, corners not aligned).
+    gain, offset : Tensor
+        float32 [B], pixel -> 0.5 + gain * (pixel - 0.5) + offset on the scale 0 to 1.
+    box : Tensor
+        int64 [B, 4], erased rectangle top, bottom, left, right in output pixels; empty where top == bottom.
+    """
+
+    theta: torch.Tensor
+    gain: torch.Tensor
+    offset: torch.Tensor
+    box: torch.Tensor
+
+
+def draw_augmentation(count: int, config: Config, generator: torch.Generator | None) -> Draw:
+    """Random geometry and light for `count` pictures; without a generator the unchanged whole picture."""
+    theta = torch.eye(2, 3).repeat(count, 1, 1)
+    box = torch.zeros(count, 4, dtype=torch.int64)
+    if generator is None:
+        return Draw(theta, torch.ones(count), torch.zeros(count), box)
+    u = torch.rand(count, 11, generator=generator)
+    spread = 2 * u - 1  # uniform in -1 to 1
+    angle = spread[:, 0] * math.radians(config.rotation)
+    zoom = torch.exp(spread[:, 1] * math.log1p(config.scale))
+    mirror = torch.where(u[:, 2] < 0.5, -1.0, 1.0) if config.flip else torch.ones(count)
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    # an output point is mirrored, then turned and scaled, then shifted: the face zooms in where zoom > 1
+    theta[:, 0] = torch.stack([mirror * cos, -sin, 2 * config.shift * spread[:, 3]], 1)
+    theta[:, 1] = torch.stack([mirror * sin, cos, 2 * config.shift * spread[:, 4]], 1)
+    side = config.image_size
+    height, width = (side * (0.15 + 0.25 * u[:, 7])).long(), (side * (0.15 + 0.25 * u[:, 8])).long()
+    top, left = (u[:, 9] * (side - height)).long(), (u[:, 10] * (side - width)).long()
+    erased = (u[:, 6] < config.erase).long()
+    box = torch.stack([top, top + erased * height, left, left + erased * width], 1)
+    return Draw(theta, 1 + config.contrast * spread[:, 5], config.brightness * (2 * torch.rand(
+        count, generator=generator) - 1), box)
+
+
+def _matrices(theta: torch.Tensor, source: int, target: int) -> np.ndarray:
+    """`theta` in pixel coordinates (output pixel -> input pixel), float64 [B, 2, 3]."""
+    to_unit = torch.tensor([[2 / target, 0, 1 / target - 1], [0, 2 / target, 1 / target - 1], [0, 0, 1]],
+                           dtype=torch.float64)
+    to_pixel = torch.tensor([[source / 2, 0, source / 2 - 0.5], [0, source / 2, source / 2 - 0.5]],
+                            dtype=torch.float64)
+    full = torch.cat([theta.double(), torch.tensor([[[0.0, 0, 1]]], dtype=torch.float64).expand(len(theta), 1, 3)], 1)
+    return (to_pixel @ full @ to_unit).numpy()
+
+
+def warp_cpu(pixels: np.ndarray, theta: torch.Tensor, size: int) -> torch.Tensor:
+    """Resample uint8 [B, S, S, 3] by `theta` into float32 [B, 3, size, size], 0 to 1; edges are repeated."""
+    import cv2
+
+    out = np.empty((len(pixels), size, size, 3), np.uint8)
+    for picture, matrix, target in zip(pixels, _matrices(theta, pixels.shape[1], size), out, strict=True):
+        cv2.warpAffine(picture, matrix, (size, size), dst=target, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                       borderMode=cv2.BORDER_REPLICATE)
+    return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
+
+
+def warp_batched(pixels: torch.Tensor, theta: torch.Tensor, size: int) -> torch.Tensor:
+    """The same on a device, in one call: uint8 [B, S, S, 3] -> float32 [B, 3, size, size]."""
+    images = pixels.permute(0, 3, 1, 2).float().div_(255)
+    grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def finish(images: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """Light and erasing on [B, 3, H, W] in 0 to 1, then ImageNet's normalisation."""
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    gain, offset = (v.to(images.device).view(-1, 1, 1, 1) for v in (draw.gain, draw.offset))
+    if bool((draw.gain != 1).any() or (draw.offset != 0).any()):
+        images = ((images - 0.5) * gain + (0.5 + offset)).clamp_(0, 1)
+    images = (images - mean) / std
+    if bool((draw.box[:, 0] != draw.box[:, 1]).any()):
+        rows = torch.arange(images.shape[2])
+        box = draw.box[:, :, None]
+        inside = ((rows >= box[:, 0]) & (rows < box[:, 1]))[:, :, None] & (
+            (rows >= box[:, 2]) & (rows < box[:, 3]))[:, None, :]
+        images = images.masked_fill(inside[:, None].to(images.device), 0.0)  # 0 is ImageNet's mean colour
+    return images
+
+
+@dataclass(frozen=True)
+class Feeder:
+    """Pictures and ages of one part of a split, as batches on a device.
+
+    Attributes
+    ----------
+    pixels : ndarray or Tensor
+        uint8 [M, S, S, 3]: the memory map, or the same array on the card if it has room.
+    rows : ndarray
+        int64 [N], rows of `pixels` that belong to this part.
+    ages : ndarray
+        float32 [N], years.
+    """
+
+    pixels: np.ndarray | torch.Tensor
+    rows: np.ndarray
+    ages: np.ndarray
+    config: Config
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self) -> int:
+        """Batches in an epoch; the last one may be smaller."""
+        return math.ceil(len(self) / self.config.batch_size)
+
+    def gather(self, chosen: np.ndarray, generator: torch.Generator | None) -> torch.Tensor:
+        """Pictures `chosen` (positions in this part), augmented under `generator`: float32 [B, 3, H, W]."""
+        draw = draw_augmentation(len(chosen), self.config, generator)
+        rows = self.rows[chosen]
+        if self.device.type == "cpu":
+            images = warp_cpu(np.asarray(self.pixels)[rows], draw.theta, self.config.image_size)
+        else:
+            if isinstance(self.pixels, torch.Tensor):
+                pixels = self.pixels[torch.from_numpy(rows).to(self.device)]
+            else:
+                pixels = torch.from_numpy(self.pixels[rows]).pin_memory().to(self.device, non_blocking=True)
+            images = warp_batched(pixels, draw.theta.to(self.device), self.config.image_size)
+        return finish(images, draw)
+
+    def training(self, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Shuffled, augmented batches of an epoch from step `first` on.
+
+        Order and augmentation depend on seed, epoch and step alone, so that a resumed epoch goes on exactly.
+        """
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self))
+        for step in range(first, self.steps()):
+            chosen = order[step * self.config.batch_size:(step + 1) * self.config.batch_size]
+            generator = torch.Generator().manual_seed(step_seed(self.config.seed, epoch, step))
+            yield self.gather(chosen, generator), torch.from_numpy(self.ages[chosen]).to(self.device)
+
+    def evaluation(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Whole pictures in order, nothing random."""
+        for first in range(0, len(self), batch_size):
+            chosen = np.arange(first, min(first + batch_size, len(self)))
+            yield self.gather(chosen, None), torch.from_numpy(self.ages[chosen]).to(self.device)
+
+
+def on_device(pixels: np.ndarray, device: torch.device, share: float = 0.5) -> np.ndarray | torch.Tensor:
+    """`pixels` copied to a CUDA card where it takes at most `share` of the free memory, else as they are."""
+    if device.type != "cuda" or pixels.nbytes > share * torch.cuda.mem_get_info(device)[0]:
+        return pixels
+    return torch.from_numpy(np.array(pixels)).to(device)

@@ -1,0 +1,209 @@
+"""One typed, frozen configuration, and the named profiles that are presets of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agehelpers import paths
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a run. A record holds all of them; a checkpoint carries them.
+
+    Sizes are pixels, ages years, angles degrees, shifts and scales fractions of the picture's side.
+    """
+
+    profile: str
+    # data
+    faces: str | None = None  # folder of pictures; None: UTKFace where it lies in data/, else drawn faces
+    protocol: str = "holdout"
+    split_seed: int = 0
+    limit: int = 0  # use this many pictures, spread evenly over the split (0: all of them)
+    image_size: int = 64  # side of what the network sees
+    cache_size: int | None = None  # side of the decoded pixels; None: 1.25 * image_size, at most 200
+    # augmentation, drawn for each picture on its own
+    flip: bool = True
+    rotation: float = 15.0  # uniform in [-rotation, rotation]
+    scale: float = 0.15  # zoom uniform in log, between 1 / (1 + scale) and 1 + scale
+    shift: float = 0.08  # uniform in [-shift, shift] along each axis
+    brightness: float = 0.2  # added, uniform in [-brightness, brightness] of the full range
+    contrast: float = 0.2  # factor about the picture's mid-grey, uniform in [1 - contrast, 1 + contrast]
+    erase: float = 0.0  # probability of one erased rectangle
+    # model
+    backbone: str = "resnet18"
+    weights: str | None = None  # a torchvision weights name such as IMAGENET1K_V2, or None: from scratch
+    head: str = "distribution"  # "regression" or "distribution"
+    sigma: float = 2.0  # width of the soft labels, years
+    l1_weight: float = 0.1  # weight of |expected age - age| beside the distribution's cross-entropy
+    decode: str = "median"  # of the distribution: "median" or "mean"
+    start_at_median: bool = True  # the untrained model answers the training median
+    # loop
+    epochs: int = 10
+    batch_size: int = 64
+    optimizer: str = "sgd"  # "sgd" or "adamw"
+    lr: float = 0.15
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"  # "one_cycle" (lr is the peak) or "constant"
+    ema: float = 0.995  # decay of the running mean of the weights, per step; 0: none
+    flip_average: bool = True  # at evaluation, average over the picture and its mirror image
+    seed: int = 0
+    device: str = "auto"  # "auto", "cpu" or "cuda"
+    precision: str = "auto"  # "auto" (bf16 or fp16 on CUDA, fp32 on CPU), "fp32", "bf16", "fp16"
+    checkpoint_steps: int = 200  # write the last checkpoint after this many steps, and after each epoch
+
+    def __post_init__(self) -> None:
+        choices = {"head": ("regression", "distribution"), "decode": ("median", "mean"),
+                   "optimizer": ("sgd", "adamw"), "schedule": ("one_cycle", "constant"),
+                   "device": ("auto", "cpu", "cuda"), "precision": ("auto", "fp32", "bf16", "fp16")}
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise ValueError(f"{key}={getattr(self, key)!r}: choose one of {', '.join(allowed)}")
+        for key in ("image_size", "epochs", "batch_size", "checkpoint_steps", "lr", "sigma"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)!r}: must be greater than 0")
+        for key in ("limit", "rotation", "scale", "shift", "brightness", "contrast", "erase", "ema",
+                    "momentum", "weight_decay", "l1_weight"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key}={getattr(self, key)!r}: must not be negative")
+        for key in ("erase", "ema"):
+            if getattr(self, key) > 1:
+                raise ValueError(f"{key}={getattr(self, key)!r}: must be between 0 and 1")
+
+    @property
+    def pixels_size(self) -> int:
+        """Side of the cached pixels: a margin over what the network sees, never above UTKFace's own 200."""
+        return self.cache_size or max(self.image_size, min(200, round(1.25 * self.image_size)))
+
+    def faces_folder(self) -> Path:
+        """Folder of the pictures; the drawn faces are made on first use."""
+        if self.faces is not None:
+            return Path(self.faces)
+        if self.profile != "ci" and (found := utkface_folder()) is not None:
+            return found
+        from agehelpers.draw import sample_faces
+
+        return sample_faces()
+
+
+PROFILES: dict[str, Config] = {
+    "ci": Config(
+        profile="ci", image_size=40, backbone="tiny", epochs=12, batch_size=32, lr=0.004, optimizer="adamw",
+        weight_decay=0.01, ema=0.9, sigma=3.0, device="cpu", checkpoint_steps=20,
+    ),
+    "laptop": Config(profile="laptop", image_size=64, backbone="resnet18", epochs=10, batch_size=64, lr=0.15),
+    "gpu": Config(
+        profile="gpu", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", epochs=30, batch_size=256,
+        lr=0.02, weight_decay=1e-4, ema=0.999, erase=0.25, checkpoint_steps=500,
+    ),
+    # The starting point as far as it is stated: ResNet-50, ImageNet weights, one output, L1, SGD 0.001 / 0.9 / 1e-4.
+    # Input size, batch size, epochs and augmentation are not stated there; those here are ours.
+    "reference": Config(
+        profile="reference", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", head="regression",
+        start_at_median=False, epochs=30, batch_size=64, lr=0.001, momentum=0.9, nesterov=False, weight_decay=1e-4,
+        schedule="constant", ema=0.0, flip_average=False, rotation=0.0, scale=0.0, shift=0.0, brightness=0.0,
+        contrast=0.0, checkpoint_steps=500,
+    ),
+}
+
+_TYPES: dict[str, Any] = typing.get_type_hints(Config)
+
+
+def _typed(key: str, value: Any) -> Any:
+    """`value` (often text from the command line) as the type of the setting `key`; ValueError otherwise."""
+    if key not in _TYPES:
+        near = difflib.get_close_matches(key, _TYPES, n=1)
+        raise ValueError(f"unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+                         + f" Known: {', '.join(_TYPES)}")
+    wanted = _TYPES[key]
+    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if type(None) in kinds and (value is None or (isinstance(value, str) and value.lower() == "none")):
+        return None
+    kind = kinds[0]
+    if isinstance(value, str) and kind is not str:
+        try:
+            value = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError):
+            raise ValueError(f"{key}={value!r}: expected {kind.__name__}") from None
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{key}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+    """``["lr=0.1", "epochs=2"]`` as a dict; ValueError where an entry is not KEY=VALUE."""
+    pairs = {}
+    for entry in settings:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{entry!r} is not KEY=VALUE, for example lr=0.01")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def load_config(profile: str, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The preset `profile` with `overrides`; unknown keys and wrong types are a ValueError.
+
+    Examples
+    --------
+    >>> load_config("ci", {"lr": "0.01", "epochs": 2}).lr
+    0.01
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    typed = {key: _typed(key, value) for key, value in (overrides or {}).items()}
+    if "profile" in typed:
+        raise ValueError("profile is chosen by name, it cannot be overridden")
+    return dataclasses.replace(PROFILES[profile], **typed)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """A Config from a record's or a checkpoint's own values, checked like overrides."""
+    return load_config(values["profile"], {key: value for key, value in values.items() if key != "profile"})
+
+
+def utkface_folder() -> Path | None:
+    """Folder of UTKFace: ``AGEHELPERS_FACES`` if set, else data/UTKFace if it is there, else None."""
+    named = os.environ.get("AGEHELPERS_FACES")
+    if named:
+        if not Path(named).is_dir():
+            raise NotADirectoryError(f"AGEHELPERS_FACES={named} is not a folder; unset it or name the folder of faces")
+        return Path(named)
+    folder = paths.data_folder() / "UTKFace"
+    return folder if folder.is_dir() and any(folder.iterdir()) else None
+
+
+def choose_profile(profile: str | None = None, **overrides: Any) -> tuple[Config, str]:
+    """The configuration that holds here, and a sentence that says why.
+
+    An explicit `profile` wins, then the environment variable ``AGEHELPERS_PROFILE``, then what is found: no UTKFace
+    means ``ci``, UTKFace with a CUDA card ``gpu``, without one ``laptop``. `overrides` win over settings in
+    ``AGEHELPERS_SET`` ("KEY=VALUE KEY=VALUE"), and both over the profile's own.
+    """
+    named = os.environ.get("AGEHELPERS_PROFILE")
+    if profile is not None:
+        why = "asked for"
+    elif named:
+        profile, why = named, "AGEHELPERS_PROFILE says so"
+    elif utkface_folder() is None:
+        profile, why = "ci", "no UTKFace was found, so faces are drawn"
+    else:
+        import torch
+
+        profile, why = ("gpu", "UTKFace and a CUDA card were found") if torch.cuda.is_available() else (
+            "laptop", "UTKFace was found, a CUDA card was not")
+    settings = {**parse_settings(os.environ.get("AGEHELPERS_SET", "").split()), **overrides}
+    changed = f", with {', '.join(f'{k}={v}' for k, v in settings.items())}" if settings else ""
+    return load_config(profile, settings), f"Profile {profile!r}: {why}{changed}."

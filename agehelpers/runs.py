@@ -1,0 +1,214 @@
+"""A run from its configuration to its record: config.json, history.csv and predictions.csv."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from agehelpers import paths
+from agehelpers.batches import Feeder, on_device
+from agehelpers.config import Config
+from agehelpers.index import build_index, read_index, usable, write_index
+from agehelpers.loop import load_model, pick_device, pick_precision, predict, train
+from agehelpers.model import AgeEstimationModel
+from agehelpers.pixels import load_pixels
+from agehelpers.split import make_split, split_hash
+
+PARTS = ("train", "validation", "test")
+FILES = ("config.json", "history.csv", "predictions.csv")
+LABELS = ["part", "name", "age", "gender", "ethnicity"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left: settings and circumstances, history, predictions (the tables of the design)."""
+
+    name: str
+    config: dict[str, Any]
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pictures of a configuration, ready to be fed: `table` has a row (name, part, labels, row of pixels) a picture."""
+
+    config: Config
+    device: torch.device
+    table: pd.DataFrame
+    pixels: np.ndarray | torch.Tensor
+    split: str
+
+    def part(self, name: str) -> pd.DataFrame:
+        """Rows of "train", "validation" or "test"."""
+        return self.table[self.table["part"] == name]
+
+    def feeder(self, name: str) -> Feeder:
+        """Batches of one part."""
+        rows = self.part(name)
+        return Feeder(self.pixels, rows["row"].to_numpy(), rows["age"].to_numpy(np.float32), self.config, self.device)
+
+
+def cached_index(folder: Path) -> pd.DataFrame:
+    """The index of `folder`, kept in the cache until a name, a size or a time of change in the folder differs."""
+    entries = sorted((entry.name, entry.lstat().st_size, entry.lstat().st_mtime_ns) for entry in folder.iterdir())
+    key = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+    file = paths.cache_folder() / f"index_{key}.csv"
+    if not file.exists():
+        write_index(build_index(folder), file)
+    return read_index(file)
+
+
+def prepare(config: Config) -> Data:
+    """Index, split and decode the faces of `config`; the pixels move to the card where it has room."""
+    folder, device = config.faces_folder(), pick_device(config)
+    index = usable(cached_index(folder)).reset_index(drop=True)
+    split = make_split(index, config.protocol, config.split_seed)
+    pixels = load_pixels(folder, index, config.pixels_size)
+    table = index.assign(row=np.arange(len(index))).merge(split, on="name", validate="one_to_one")
+    if config.limit:
+        share = min(1.0, config.limit / len(table))
+        table = pd.concat([rows.sample(max(2, round(share * len(rows))), random_state=config.split_seed).sort_index()
+                           for _, rows in table.groupby("part", sort=True)])
+    return Data(config, device, table, on_device(pixels, device), split_hash(split))
+
+
+def build_model(config: Config, training_ages: np.ndarray) -> AgeEstimationModel:
+    """The untrained model, seeded, its head's biases set from the training ages where the configuration says so."""
+    torch.manual_seed(config.seed)
+    model = AgeEstimationModel(config)
+    if config.start_at_median:
+        model.head.start_at(torch.as_tensor(training_ages, dtype=torch.float32))
+    return model
+
+
+def predictions_of(model: AgeEstimationModel, data: Data, part: str) -> pd.DataFrame:
+    """Labels and predictions (years, three decimals) of one part."""
+    found = predict(model, data.feeder(part), data.config).round(3)
+    return pd.concat([data.part(part)[LABELS].reset_index(drop=True), found], axis=1)
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, threads and card."""
+    model = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {"system": platform.platform(terse=True), "processor": model or platform.processor(),
+            "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+            "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
+
+
+def run(config: Config, folder: Path, resume: bool = False) -> Record:
+    """Train on train, choose on validation, evaluate test once, leave the three files of a record in `folder`.
+
+    A finished `folder` is loaded, not trained again; one with other settings is a ValueError from the loop.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists():
+        done = read_record(folder)
+        if done.config["config"] != asdict(config):
+            raise FileExistsError(f"{folder} holds a finished run with other settings; choose another name")
+        return done
+    started = time.perf_counter()
+    data = prepare(config)
+    model = build_model(config, data.part("train")["age"].to_numpy(np.float32))
+    history = train(model, data.feeder("train"), data.feeder("validation"), config, folder, resume)
+    best = load_model(folder / "best.safetensors")
+    predictions = pd.concat([predictions_of(best, data, part) for part in PARTS], ignore_index=True)
+    counts = {part: len(data.part(part)) for part in PARTS}
+    seconds = float(history["seconds"].sum())
+    facts = {
+        "config": asdict(config), "split": data.split, "counts": counts,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "precision": str(pick_precision(config, data.device)).removeprefix("torch."), "device": data.device.type,
+        "training_seconds": round(seconds, 1), "wall_seconds": round(time.perf_counter() - started, 1),
+        "pictures_per_second": round(counts["train"] * len(history) / seconds, 1),
+        "hardware": hardware(), "versions": paths.versions(),
+    }
+    paths.write_atomically(folder / "predictions.csv", predictions.to_csv(index=False))
+    paths.write_atomically(folder / "history.csv", history.round(5).to_csv(index=False))
+    paths.write_json(folder / "config.json", facts)  # last: its presence says that the run is complete
+    return read_record(folder)
+
+
+def read_record(folder: Path) -> Record:
+    """The record in `folder`; FileNotFoundError names what is missing."""
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; is the run finished?")
+    predictions = pd.read_csv(folder / "predictions.csv", dtype={"gender": "str", "ethnicity": "str"})
+    return Record(folder.name, json.loads((folder / "config.json").read_text()),
+                  pd.read_csv(folder / "history.csv"), predictions)
+
+
+def load_record(name: str) -> Record:
+    """A committed record by its name; FileNotFoundError lists those there are."""
+    folder = paths.records_folder() / name
+    if not folder.is_dir():
+        known = sorted(entry.name for entry in paths.records_folder().glob("*/"))
+        raise FileNotFoundError(f"no record {name!r}; there are: {', '.join(known) or 'none'}")
+    return read_record(folder)
+
+
+def save_record(run_folder: Path, name: str, files: tuple[str, ...] = FILES) -> Path:
+    """Copy a finished run's small files to the records, all or none; an existing record is never overwritten."""
+    target = check_record_name(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
+    try:
+        for file in files:
+            shutil.copyfile(run_folder / file, part / file)
+        part.chmod(0o755)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def check_record_name(name: str) -> Path:
+    """Folder of a record to be; raises before anything is trained if the name is taken or no plain name."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"record name {name!r}: use letters, digits, - and _ only")
+    target = paths.records_folder() / name
+    if target.exists():
+        raise FileExistsError(f"{target} exists; records are never overwritten: choose another name, or remove it")
+    return target
+
+
+def run_folder(config: Config) -> Path:
+    """Folder of the run with exactly these settings: runs/<profile>-<digest of the settings>."""
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
+    return paths.runs_folder() / f"{config.profile}-{digest}"
+
+
+def latest_run(config: Config) -> Record:
+    """The run with these settings: loaded if it is finished, resumed if it was interrupted, else trained now."""
+    return run(config, run_folder(config), resume=True)
+
+
+def predict_crops(checkpoint: Path, crops: list[Path]) -> pd.DataFrame:
+    """Predicted age of faces already cropped as the training's: columns file, prediction (years) [, spread]."""
+    from agehelpers.config import config_from_dict
+    from agehelpers.loop import load_checkpoint
+    from agehelpers.pixels import decode
+
+    config = config_from_dict(load_checkpoint(checkpoint)[1]["config"])
+    pixels = np.stack([decode(crop, config.pixels_size) for crop in crops])
+    rows = np.arange(len(crops))
+    feeder = Feeder(pixels, rows, np.zeros(len(crops), np.float32), config, pick_device(config))
+    found = predict(load_model(checkpoint), feeder, config).round(1)
+    return pd.concat([pd.DataFrame({"file": [str(crop) for crop in crops]}), found], axis=1)

@@ -1,0 +1,95 @@
+"""Settings: unknown keys and wrong types are rejected, and the profile is chosen as documented."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from agehelpers.config import PROFILES, Config, choose_profile, config_from_dict, load_config, parse_settings
+
+
+def test_unknown_keys_are_rejected_with_a_suggestion():
+    with pytest.raises(ValueError, match="unknown setting 'learning_rate'"):
+        load_config("ci", {"learning_rate": 0.1})
+    with pytest.raises(ValueError, match="did you mean 'weight_decay'"):
+        load_config("ci", {"weight_deca": 0.1})
+    with pytest.raises(ValueError, match="unknown profile 'cpu'.*laptop"):
+        load_config("cpu")
+    with pytest.raises(ValueError, match="profile is chosen by name"):
+        load_config("ci", {"profile": "gpu"})
+
+
+@pytest.mark.parametrize(("key", "text", "value"), [
+    ("lr", "1e-3", 0.001), ("lr", 1, 1.0), ("epochs", "7", 7), ("flip", "false", False), ("flip", "True", True),
+    ("weights", "none", None), ("weights", "IMAGENET1K_V1", "IMAGENET1K_V1"), ("cache_size", "80", 80),
+    ("cache_size", None, None), ("backbone", "resnet34", "resnet34")])
+def test_text_becomes_the_type_of_its_setting(key, text, value):
+    found = getattr(load_config("laptop", {key: text}), key)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("epochs", "many", "expected int"), ("epochs", 1.5, "expected int"), ("epochs", True, "expected int"),
+    ("lr", "fast", "expected float"), ("flip", "maybe", "expected bool"), ("flip", 1, "expected bool"),
+    ("backbone", 5, "expected str"), ("lr", None, "expected float"), ("lr", "nan", "greater than 0"),
+    ("lr", -1, "greater than 0"), ("epochs", 0, "greater than 0"), ("head", "softmax", "regression, distribution"),
+    ("ema", 1.5, "between 0 and 1"), ("rotation", -5, "not be negative")])
+def test_wrong_types_and_values_are_rejected(key, value, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config("laptop", {key: value})
+    assert key in str(caught.value)
+
+
+def test_a_config_is_frozen_and_survives_a_round_trip():
+    for profile in PROFILES:
+        config = load_config(profile, {"lr": 0.123})
+        assert config_from_dict(dataclasses.asdict(config)) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.lr = 1  # type: ignore[misc]
+
+
+def test_the_reference_is_the_starting_point():
+    reference = PROFILES["reference"]
+    stated = {"backbone": "resnet50", "weights": "IMAGENET1K_V2", "head": "regression", "optimizer": "sgd",
+              "lr": 0.001, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": False, "ema": 0.0}
+    assert {key: getattr(reference, key) for key in stated} == stated
+
+
+def test_settings_from_the_command_line():
+    assert parse_settings(["lr=0.1", "backbone=resnet34"]) == {"lr": "0.1", "backbone": "resnet34"}
+    with pytest.raises(ValueError, match="KEY=VALUE"):
+        parse_settings(["lr"])
+
+
+def test_the_choice_of_profile(monkeypatch, tmp_path):
+    monkeypatch.delenv("AGEHELPERS_FACES", raising=False)
+    monkeypatch.setattr("agehelpers.paths.ROOT", tmp_path)
+    config, why = choose_profile()
+    assert config.profile == "ci" and "no UTKFace" in why
+    folder = tmp_path / "data" / "UTKFace"
+    folder.mkdir(parents=True)
+    assert choose_profile()[0].profile == "ci"  # an empty folder is no UTKFace
+    (folder / "25_0_0_20170101000000000.jpg").touch()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_profile()[0].profile == "laptop"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config, why = choose_profile()
+    assert config.profile == "gpu" and "CUDA" in why
+    assert config.faces_folder() == folder
+    monkeypatch.setenv("AGEHELPERS_PROFILE", "reference")
+    assert choose_profile()[0].profile == "reference"
+    assert choose_profile("laptop")[0].profile == "laptop"
+    monkeypatch.setenv("AGEHELPERS_SET", "epochs=1 lr=0.5")
+    config, why = choose_profile(None, lr=0.25)
+    assert (config.epochs, config.lr) == (1, 0.25) and "epochs=1, lr=0.25" in why
+    monkeypatch.setenv("AGEHELPERS_FACES", str(tmp_path / "nowhere"))
+    with pytest.raises(NotADirectoryError, match="nowhere is not a folder"):
+        choose_profile("laptop")[0].faces_folder()
+
+
+def test_the_cache_has_a_margin_but_no_more_than_utkface_has():
+    assert load_config("laptop", {"image_size": 64}).pixels_size == 80
+    assert load_config("laptop", {"image_size": 224}).pixels_size == 224
+    assert load_config("laptop", {"image_size": 180}).pixels_size == 200
+    assert load_config("laptop", {"image_size": 64, "cache_size": 200}).pixels_size == 200
+    assert isinstance(PROFILES["ci"], Config)

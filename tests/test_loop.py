@@ -1,0 +1,179 @@
+"""The loop: learning, sample-weighted metrics, checkpoints, and an exact resume."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from agehelpers.batches import Feeder
+from agehelpers.config import load_config
+from agehelpers.loop import (
+    evaluate,
+    load_checkpoint,
+    load_model,
+    pick_precision,
+    predict,
+    progress_bar,
+    save_checkpoint,
+    train,
+)
+from agehelpers.model import AgeEstimationModel
+
+CONFIG = load_config("ci", {"image_size": 16, "cache_size": 20, "epochs": 3, "batch_size": 8, "checkpoint_steps": 2})
+
+
+def striped(count: int = 36) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures [count, 20, 20, 3] whose stripes are the wider the older, and their ages."""
+    ages = np.linspace(5, 90, count).astype(np.float32)
+    rows = np.arange(20)[None, :] * 6.28 / (2 + ages[:, None] / 8)
+    return np.broadcast_to((127 + 120 * np.sin(rows))[:, :, None, None], (count, 20, 20, 3)).astype(np.uint8), ages
+
+
+def feeders(config=CONFIG) -> tuple[Feeder, Feeder]:
+    pixels, ages = striped()
+    rows = np.arange(len(ages))
+    held = rows % 4 == 0
+    return (Feeder(pixels, rows[~held], ages[~held], config), Feeder(pixels, rows[held], ages[held], config))
+
+
+def fresh(config=CONFIG) -> AgeEstimationModel:
+    torch.manual_seed(config.seed)
+    return AgeEstimationModel(config)
+
+
+def test_history_and_checkpoints(tmp_path):
+    training, validation = feeders()
+    model = fresh()
+    history = train(model, training, validation, CONFIG, tmp_path)
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert list(history) == ["epoch", "train_loss", "train_mae", "val_loss", "val_mae", "lr", "seconds"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors"]
+    best = load_model(tmp_path / "best.safetensors")
+    assert evaluate(best, validation, CONFIG)[1] == pytest.approx(history["val_mae"].min(), abs=1e-5)
+    found = predict(best, validation, CONFIG)
+    assert (found["prediction"] - validation.ages).abs().mean() == pytest.approx(history["val_mae"].min(), abs=1e-4)
+    assert (found["spread"] > 0).all()
+
+
+@pytest.mark.parametrize("change", [
+    {"head": "regression", "lr": 0.3, "start_at_median": True},
+    {"head": "distribution"},
+    {"optimizer": "sgd", "lr": 0.05, "schedule": "constant", "ema": 0.0},
+])
+def test_it_learns_what_can_be_seen(tmp_path, change):
+    config = dataclasses.replace(CONFIG, epochs=25, rotation=0.0, scale=0.0, **change)
+    training, validation = feeders(config)
+    model = fresh(config)
+    model.head.start_at(torch.from_numpy(training.ages))
+    history = train(model, training, validation, config, tmp_path)
+    baseline = np.abs(validation.ages - np.median(training.ages)).mean()
+    assert history["val_mae"].min() < 0.6 * baseline
+
+
+def test_metrics_are_weighted_by_pictures_not_by_batches():
+    config = dataclasses.replace(CONFIG, head="regression", flip_average=False)
+    model = fresh(config)
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.constant_(model.head.bias, 10.0)
+    pixels = np.zeros((257, 20, 20, 3), np.uint8)
+    ages = np.full(257, 10, np.float32)
+    ages[256] = 110  # alone in the last batch of 256 + 1: a mean over batches would say 50
+    loss, mae = evaluate(model, Feeder(pixels, np.arange(257), ages, config), config)
+    assert mae == pytest.approx(100 / 257, abs=1e-4) and loss == pytest.approx(100 / 257, abs=1e-4)
+
+
+def test_flip_average_makes_the_answer_symmetric():
+    config = dataclasses.replace(CONFIG, flip_average=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 20, 20, 3), dtype=np.uint8)
+    rows, ages = np.arange(4), np.zeros(4, np.float32)
+    model = fresh(config)
+    plain = predict(model, Feeder(pixels, rows, ages, config), config)
+    mirrored = predict(model, Feeder(pixels[:, :, ::-1], rows, ages, config), config)
+    assert np.allclose(plain, mirrored, atol=1e-3)
+    alone = dataclasses.replace(config, flip_average=False)
+    assert not np.allclose(predict(model, Feeder(pixels, rows, ages, alone), alone), plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{}, {"optimizer": "sgd", "lr": 0.05}, {"ema": 0.0, "schedule": "constant"}])
+def test_a_resume_from_any_checkpoint_is_exact(tmp_path, monkeypatch, change):
+    config = dataclasses.replace(CONFIG, **change)
+    training, validation = feeders(config)
+    whole = train(fresh(config), training, validation, config, tmp_path / "whole")
+    saved = []
+    real = save_checkpoint
+
+    def keep(file, tensors, state):
+        real(file, tensors, state)
+        if file.name == "last.safetensors":
+            saved.append((state["epoch"], state["step"], file.read_bytes()))
+
+    monkeypatch.setattr("agehelpers.loop.save_checkpoint", keep)
+    train(fresh(config), training, validation, config, tmp_path / "again")
+    assert [(epoch, step) for epoch, step, _ in saved] == [(0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0)]
+    expected = load_checkpoint(tmp_path / "whole" / "last.safetensors")[0]
+    for epoch, step, content in saved[:-1]:
+        folder = tmp_path / f"from-{epoch}-{step}"
+        folder.mkdir()
+        (folder / "last.safetensors").write_bytes(content)
+        other = fresh(dataclasses.replace(config, seed=99))  # what it starts from does not matter
+        history = train(other, training, validation, config, folder, resume=True)
+        found = load_checkpoint(folder / "last.safetensors")[0]
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        pd.testing.assert_frame_equal(history.drop(columns="seconds"), whole.drop(columns="seconds"))
+
+
+def test_nothing_is_overwritten_and_settings_must_agree(tmp_path):
+    training, validation = feeders()
+    config = dataclasses.replace(CONFIG, epochs=1)
+    train(fresh(), training, validation, config, tmp_path)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="resume it"):
+        train(fresh(), training, validation, config, tmp_path)
+    with pytest.raises(ValueError, match="another lr"):
+        train(fresh(), training, validation, dataclasses.replace(config, lr=0.5), tmp_path, resume=True)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_a_diverging_loss_is_an_error_that_helps(tmp_path):
+    config = dataclasses.replace(CONFIG, optimizer="sgd", lr=1e30, schedule="constant")
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train(fresh(config), *feeders(config), config, tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    file = tmp_path / "last.safetensors"
+    save_checkpoint(file, {"a": torch.ones(2)}, {"epoch": 1})
+
+    def full_disk(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("agehelpers.loop.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(file, {"a": torch.zeros(2)}, {"epoch": 2})
+    assert load_checkpoint(file)[1] == {"epoch": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_damaged_and_missing_checkpoints_are_named(tmp_path):
+    file = tmp_path / "best.safetensors"
+    with pytest.raises(FileNotFoundError, match="best.safetensors: no such checkpoint"):
+        load_model(file)
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="best.safetensors: not a checkpoint"):
+        load_model(file)
+
+
+def test_precision_is_fp32_on_a_cpu_unless_asked_for():
+    cpu = torch.device("cpu")
+    assert pick_precision(CONFIG, cpu) is torch.float32
+    assert pick_precision(dataclasses.replace(CONFIG, precision="bf16"), cpu) is torch.bfloat16
+
+
+def test_the_bar_is_quiet_where_output_is_a_file(capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    with progress_bar(3) as bar:  # pytest captures stderr: not a terminal
+        bar.update()
+    assert capsys.readouterr().err == ""

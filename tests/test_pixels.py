@@ -1,0 +1,68 @@
+"""The pixel cache: the same as PIL pixel by pixel, keyed by content, atomic."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from agehelpers.pixels import load_pixels
+
+
+def make(folder, modes=("RGB", "L", "CMYK", "RGBA")):
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, mode in enumerate(modes):
+        array = rng.integers(0, 255, (30, 30, 3), dtype=np.uint8)
+        name = f"{number}_0_0_20170101000000000.{'png' if mode == 'RGBA' else 'jpg'}"
+        Image.fromarray(array).convert(mode).save(folder / name)
+        rows.append((name, hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16]))
+    return pd.DataFrame(rows, columns=["name", "sha256"])
+
+
+@pytest.mark.parametrize("size", [30, 20])
+def test_equal_to_pil_pixel_by_pixel(tmp_path, size):
+    index = make(tmp_path)
+    pixels = load_pixels(tmp_path, index, size, tmp_path / "cache")
+    assert pixels.shape == (4, size, size, 3) and pixels.dtype == np.uint8 and isinstance(pixels, np.memmap)
+    for row, name in zip(pixels, index["name"], strict=True):
+        with Image.open(tmp_path / name) as picture:
+            expected = picture.convert("RGB")
+            if size != 30:
+                expected = expected.resize((size, size), Image.Resampling.BICUBIC)
+            assert np.array_equal(row, np.asarray(expected))
+
+
+def test_decoded_once_and_keyed_by_content_order_and_size(tmp_path):
+    index, cache = make(tmp_path), tmp_path / "cache"
+    load_pixels(tmp_path, index, 20, cache)
+    stamp = next(cache.iterdir()).stat().st_mtime_ns
+    for name in index["name"]:
+        (tmp_path / name).unlink()  # a second call does not read the pictures
+    again = load_pixels(tmp_path, index, 20, cache)
+    assert len(again) == 4 and next(cache.iterdir()).stat().st_mtime_ns == stamp
+    index = make(tmp_path)
+    load_pixels(tmp_path, index, 16, cache)
+    reverse = load_pixels(tmp_path, index.iloc[::-1], 20, cache)
+    assert np.array_equal(reverse[::-1], again)
+    changed = index.assign(sha256=["f" * 16, *index["sha256"][1:]])
+    load_pixels(tmp_path, changed, 20, cache)
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_read_only(tmp_path):
+    pixels = load_pixels(tmp_path, make(tmp_path), 20, tmp_path / "cache")
+    with pytest.raises(ValueError, match="read-only"):
+        pixels[0] = 0
+
+
+def test_a_bad_picture_is_named_and_leaves_no_cache(tmp_path):
+    index, cache = make(tmp_path), tmp_path / "cache"
+    (tmp_path / index["name"][2]).write_bytes(b"\xff\xd8 not a picture")
+    with pytest.raises(ValueError, match=r"2_0_0_\d+\.jpg: cannot be decoded"):
+        load_pixels(tmp_path, index, 20, cache)
+    (tmp_path / index["name"][2]).unlink()
+    with pytest.raises(ValueError, match=r"2_0_0_\d+\.jpg: no such picture"):
+        load_pixels(tmp_path, index, 20, cache)
+    assert list(cache.iterdir()) == []

@@ -1,0 +1,169 @@
+"""From a configuration to a record; a killed process; the command line."""
+
+import dataclasses
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from agehelpers import runs
+from agehelpers.__main__ import main
+from agehelpers.config import load_config
+from agehelpers.loop import load_checkpoint
+
+QUICK = {"epochs": 2, "image_size": 24, "batch_size": 16}
+
+
+@pytest.fixture
+def config(faces):
+    return load_config("ci", {**QUICK, "faces": str(faces)})
+
+
+def test_a_run_leaves_a_complete_record(config, tmp_path):
+    record = runs.run(config, tmp_path / "run")
+    assert list(record.history["epoch"]) == [1, 2]
+    table = record.predictions
+    assert list(table) == ["part", "name", "age", "gender", "ethnicity", "prediction", "spread"]
+    assert table["part"].unique().tolist() == ["train", "validation", "test"] and table["name"].is_unique
+    assert table.groupby("part").size().to_dict() == record.config["counts"]
+    assert record.config["config"] == dataclasses.asdict(config) and len(record.config["split"]) == 12
+    assert record.config["pictures_per_second"] > 0 and record.config["versions"]["torch"] == torch.__version__
+    validation = table[table["part"] == "validation"]
+    mae = (validation["prediction"] - validation["age"]).abs().mean()
+    assert mae == pytest.approx(record.history["val_mae"].min(), abs=2e-3)
+
+
+def test_a_finished_run_is_loaded_not_trained_again(config, tmp_path, monkeypatch):
+    first = runs.run(config, tmp_path / "run")
+    monkeypatch.setattr(runs, "train", None)  # calling it would fail
+    pd.testing.assert_frame_equal(runs.run(config, tmp_path / "run").predictions, first.predictions)
+    with pytest.raises(FileExistsError, match="other settings"):
+        runs.run(dataclasses.replace(config, lr=0.1), tmp_path / "run")
+
+
+def test_training_never_sees_a_test_picture(config, monkeypatch):
+    data = runs.prepare(config)
+    test = set(data.part("test")["row"])
+    seen = []
+    gather = runs.Feeder.gather
+
+    def watched(self, chosen, generator):
+        seen.extend(self.rows[chosen])
+        return gather(self, chosen, generator)
+
+    monkeypatch.setattr(runs.Feeder, "gather", watched)
+    model = runs.build_model(config, data.part("train")["age"].to_numpy("float32"))
+    runs.train(model, data.feeder("train"), data.feeder("validation"), config, runs.run_folder(config))
+    assert test and set(seen) and not test & set(seen)
+    assert set(seen) == set(data.part("train")["row"]) | set(data.part("validation")["row"])
+
+
+def test_limit_takes_a_share_of_each_part(config):
+    whole, few = runs.prepare(config), runs.prepare(dataclasses.replace(config, limit=24))
+    assert len(few.table) < len(whole.table)
+    assert set(few.part("test")["name"]) < set(whole.part("test")["name"])
+    assert few.split == whole.split
+
+
+def test_records_are_kept_once(config, tmp_path):
+    runs.run(config, tmp_path / "run")
+    target = runs.save_record(tmp_path / "run", "mine")
+    assert sorted(file.name for file in target.iterdir()) == ["config.json", "history.csv", "predictions.csv"]
+    assert runs.load_record("mine").predictions.equals(runs.read_record(tmp_path / "run").predictions)
+    with pytest.raises(FileExistsError, match="never overwritten"):
+        runs.save_record(tmp_path / "run", "mine")
+    with pytest.raises(FileNotFoundError, match="no record 'other'; there are: mine"):
+        runs.load_record("other")
+    with pytest.raises(ValueError, match="record name"):
+        runs.check_record_name("../elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"history\.csv"):
+        (target / "history.csv").unlink()
+        runs.load_record("mine")
+
+
+def test_an_index_is_cached_until_the_folder_changes(faces, tmp_path, monkeypatch):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for file in sorted(faces.glob("*.jpg.chip.jpg"))[:10]:
+        (folder / file.name).write_bytes(file.read_bytes())
+    first = runs.cached_index(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "build_index", None)  # calling it would fail
+        pd.testing.assert_frame_equal(runs.cached_index(folder), first)
+    next(folder.iterdir()).unlink()
+    assert len(runs.cached_index(folder)) == 9
+
+
+def child(own_folders, faces, *more):
+    """Start `train` in a process of its own, one thread, a checkpoint each step."""
+    command = [sys.executable, "-m", "agehelpers", "train", "--profile", "ci", "--faces", str(faces), "--set",
+               "epochs=30", "image_size=24", "batch_size=8", "checkpoint_steps=1", *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_at_random_points_and_resumed_is_bit_for_bit_the_same(own_folders, faces, monkeypatch):
+    def finish(process):
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return out
+
+    monkeypatch.setenv("AGEHELPERS_RUNS", str(own_folders / "whole"))
+    finish(child(own_folders, faces))
+    whole = next((own_folders / "whole").glob("*/last.safetensors"))
+    monkeypatch.setenv("AGEHELPERS_RUNS", str(own_folders / "killed"))
+    chance, killed, steps = random.Random(time.time_ns()), own_folders / "killed" / whole.parent.name, []
+    for _ in range(2):
+        process = child(own_folders, faces, "--resume")
+        before = (killed / "last.safetensors").stat().st_mtime_ns if steps else 0
+        while process.poll() is None and not (
+                (killed / "last.safetensors").exists()
+                and (killed / "last.safetensors").stat().st_mtime_ns > before):
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        state = load_checkpoint(killed / "last.safetensors")[1]
+        steps.append((state["epoch"], state["step"]))
+    assert steps[0] <= steps[1] < (30, 0), steps  # both were killed while they trained
+    assert "MAE" in finish(child(own_folders, faces, "--resume"))
+    expected, found = load_checkpoint(whole)[0], load_checkpoint(killed / "last.safetensors")[0]
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected), steps
+    names = ("predictions.csv", "best.safetensors")
+    assert all((whole.parent / name).read_bytes() == (killed / name).read_bytes() for name in names)
+
+
+def test_commands_from_a_folder_to_a_prediction(faces, tmp_path, capsys):
+    assert main(["index", str(faces), "--out", str(tmp_path / "table.csv")]) == 0
+    assert "rejected" in capsys.readouterr().out and (tmp_path / "table.csv").exists()
+    quick = ["--set", *(f"{key}={value}" for key, value in QUICK.items())]
+    train = ["train", "--profile", "ci", "--faces", str(faces), *quick]
+    assert main([*train, "--record", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert "test: MAE" in out and (runs.paths.records_folder() / "mine" / "predictions.csv").exists()
+    assert main([*train, "--record", "mine"]) == 1 and "never overwritten" in capsys.readouterr().err
+    assert main(train) == 1 and "--resume" in capsys.readouterr().err
+    checkpoint = next(runs.paths.runs_folder().glob("*/best.safetensors"))
+    record = runs.load_record("mine").predictions
+    row = record[record["part"] == "test"].iloc[0]
+    assert main(["predict", str(faces / row["name"]), "--checkpoint", str(checkpoint)]) == 0
+    printed = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(printed[-2]) == pytest.approx(row["prediction"], abs=0.06)  # what the record says of this picture
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["train", "--profile", "ci", "--set", "learning_rate=1"], "unknown setting 'learning_rate'"),
+    (["train", "--profile", "ci", "--faces", "/nowhere"], "/nowhere"),
+    (["predict", "face.jpg", "--checkpoint", "none.safetensors"], "none.safetensors: no such checkpoint"),
+    (["index", "/nowhere", "--out", "table.csv"], "/nowhere"),
+])
+def test_errors_are_one_line_that_names_the_thing(arguments, message, capsys):
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and "Traceback" not in err

@@ -1,0 +1,111 @@
+"""Splits: whole groups, right shares, the same spread of ages, the same for any order of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agehelpers import paths
+from agehelpers.index import read_index
+from agehelpers.split import PROTOCOLS, _strata, leaks, make_split, naive_split, split_hash
+
+UTKFACE = read_index(paths.data_folder() / "utkface_labels.csv")
+
+
+def table(ages: list[int], groups: list[int], verdicts: list[str] | None = None) -> pd.DataFrame:
+    """An index with what a split needs of it."""
+    return pd.DataFrame({"name": [f"{age}_0_0_{row:017d}.jpg" for row, age in enumerate(ages)],
+                         "age": pd.array(ages, "Int64"), "group": pd.array(groups, "Int64"),
+                         "verdict": verdicts or ["ok"] * len(ages)})
+
+
+@st.composite
+def indexes(draw):
+    """Any ages in any groups, at least three groups."""
+    rows = draw(st.lists(st.tuples(st.integers(0, 116), st.integers(0, 60)), min_size=3, max_size=150))
+    groups = [group for _, group in rows]
+    groups[:3] = [61, 62, 63]
+    return table([age for age, _ in rows], groups)
+
+
+@settings(deadline=None, max_examples=60)
+@given(indexes(), st.integers(0, 5), st.randoms())
+def test_any_groups_stay_whole_and_the_order_of_rows_does_not_matter(index, seed, random):
+    split = make_split(index, seed=seed)
+    parts = index.merge(split, on="name")
+    assert len(parts) == len(index) == len(split)
+    assert (parts.groupby("group")["part"].nunique() == 1).all()
+    assert set(parts["part"]) == {"train", "validation", "test"}
+    assert leaks(index, split) == 0
+    order = random.sample(range(len(index)), len(index))
+    renumbered = index.assign(group=1000 - index["group"]).iloc[order]
+    pd.testing.assert_frame_equal(make_split(renumbered, seed=seed), split)
+
+
+def test_shares_and_ages_of_utkface():
+    parts = UTKFACE.merge(make_split(UTKFACE), on="name")
+    shares = parts["part"].value_counts(normalize=True)
+    assert [round(shares[part], 2) for part in ("train", "validation", "test")] == [0.72, 0.08, 0.20]
+    decades = pd.crosstab(parts["age"] // 10, parts["part"], normalize="columns")
+    assert (decades.sub(decades["train"], axis=0).abs() < 0.005).all(axis=None)  # the same spread of ages
+    assert decades.shape == (12, 3)
+    assert parts.loc[parts["verdict"] == "partial", "part"].notna().all()
+    assert leaks(UTKFACE, make_split(UTKFACE)) == 0
+
+
+def test_another_seed_is_another_split():
+    first, again, other = (make_split(UTKFACE, seed=seed) for seed in (0, 0, 1))
+    assert split_hash(first) == split_hash(again) != split_hash(other)
+    # The split that the committed records name: it must not change with a library's version.
+    assert split_hash(first) == "93da93e9d8ae"
+
+
+@pytest.mark.parametrize("rows", [3, 4, 10, 24, 25, 26, 49, 50, 120])
+def test_tiny_sets_are_split_in_three(rows):
+    split = make_split(table([row % 90 for row in range(rows)], list(range(rows))))
+    counts = split["part"].value_counts()
+    assert counts["test"] == np.ceil(0.2 * rows) and counts["validation"] == np.ceil(0.1 * (rows - counts["test"]))
+
+
+def test_strata_are_wide_enough_and_in_order_of_age():
+    ages = pd.Series([1] * 30 + [12] * 10 + [31] * 20 + [90] * 3)
+    assert _strata(ages).tolist() == [0] * 30 + [1] * 33
+    assert set(_strata(ages[:30] // 30)) == {0} and set(_strata(ages[40:50])) == {0}
+
+
+def test_rejected_rows_have_no_part():
+    index = table(list(range(20, 30)), list(range(10)), ["ok"] * 9 + ["rejected"])
+    assert sorted(make_split(index)["name"]) == sorted(index["name"][:9])
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(ValueError, match=r"unknown protocol 'hold-out'; known: holdout"):
+        make_split(UTKFACE, "hold-out")
+    with pytest.raises(ValueError, match=r"2 different pictures cannot be split in three parts"):
+        make_split(table([1, 2, 3], [0, 0, 1]))
+    assert list(PROTOCOLS) == ["holdout"]
+
+
+def test_the_hash_names_the_split_not_its_order():
+    split = pd.DataFrame({"name": ["b", "a"], "part": ["test", "train"]})
+    # printf 'a\ttrain\nb\ttest' | sha256sum
+    assert split_hash(split) == split_hash(split[::-1]) == "b58c6f546f22"
+    assert split_hash(split.assign(part=["train", "train"])) != split_hash(split)
+
+
+def test_leaks_against_hand_derived_values():
+    index = table([1, 2, 3, 4, 5], [0, 0, 1, 1, 2])
+    split = pd.DataFrame({"name": index["name"], "part": ["train", "test", "validation", "test", "test"]})
+    assert leaks(index, split) == 1  # the second picture; the third and fourth share a group outside training
+    assert leaks(index, split.assign(part=["train", "test", "train", "validation", "test"])) == 2
+
+
+def test_a_naive_split_leaks():
+    naive = naive_split(UTKFACE)
+    assert [round(share, 3) for share in naive["part"].value_counts(normalize=True)] == [0.72, 0.2, 0.08]
+    assert leaks(UTKFACE, naive) > 300
+    pd.testing.assert_frame_equal(naive_split(UTKFACE[::-1]), naive)
+    assert split_hash(naive_split(UTKFACE, seed=1)) != split_hash(naive)
