@@ -17,9 +17,8 @@ from scipy import stats
 
 from agehelpers.index import ETHNICITIES, GENDERS
 
-# The age groups of FairFace (Karkkainen and Joo, WACV 2021), years, and the youngest age of each.
+# The age groups of FairFace (Karkkainen and Joo, WACV 2021), years.
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
-STARTS = (0, 3, 10, 20, 30, 40, 50, 60, 70)
 LEVELS = {"gender": GENDERS, "ethnicity": ETHNICITIES, "age_group": AGE_GROUPS}
 
 
@@ -34,9 +33,9 @@ class Interval(NamedTuple):
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
-def errors(predictions: pd.DataFrame) -> np.ndarray:
-    """Prediction minus age, float64 [n], years. ValueError: empty, a column or number missing, or parts mixed."""
-    if missing := {"age", "prediction"} - set(predictions):
+def errors(predictions: pd.DataFrame, *more: str) -> np.ndarray:
+    """Prediction minus age, float64 [n], years. ValueError: empty, parts mixed, a number or column (`more`) missing."""
+    if missing := {"age", "prediction", *more} - set(predictions):
         raise ValueError(f"predictions lack the column(s) {', '.join(sorted(missing))}; they have {list(predictions)}")
     if "part" in predictions and (parts := sorted(predictions["part"].unique()))[1:]:
         raise ValueError(f"predictions mix the parts {', '.join(parts)}; choose one, as in table[table.part == 'test']")
@@ -77,7 +76,7 @@ def interval(values: Any, statistic: Callable[[np.ndarray], float] = np.mean, gr
     """Percentile bootstrap interval of `statistic` (array [m, ...] -> float) over the rows of `values` [n, ...].
 
     Rows with the same number in `groups` [n] (NA: a row of its own) are drawn together, because two copies of a picture
-    are one piece of evidence, not two (cluster bootstrap). Deterministic in `seed`; one resample is held at a time.
+    are one piece of evidence, not two (cluster bootstrap). Deterministic in `seed`; 20 resamples are held at a time.
     The ends are NaN for fewer than two groups of rows; for fewer than about 30 they lie somewhat too close together.
     """
     values = np.asarray(values)
@@ -94,7 +93,7 @@ def interval(values: Any, statistic: Callable[[np.ndarray], float] = np.mean, gr
         rows = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
         return statistic(values[order[rows]])
 
-    ends = stats.bootstrap((np.arange(len(starts)),), resampled, n_resamples=resamples, batch=100, vectorized=False,
+    ends = stats.bootstrap((np.arange(len(starts)),), resampled, n_resamples=resamples, batch=20, vectorized=False,
                            confidence_level=level, method="percentile", rng=np.random.default_rng(seed))
     return Interval(value, *(float(end) for end in ends.confidence_interval))
 
@@ -102,7 +101,7 @@ def interval(values: Any, statistic: Callable[[np.ndarray], float] = np.mean, gr
 def age_group(ages: Any) -> pd.Categorical:
     """The AGE_GROUPS of `ages` [n]; predictions are first rounded to whole years, as labels are, and cut at 0."""
     whole = np.floor(np.clip(np.asarray(ages, dtype=float), 0, None) + 0.5)
-    return pd.cut(whole, [*STARTS, np.inf], right=False, labels=AGE_GROUPS)
+    return pd.cut(whole, [0, 3, *range(10, 80, 10), np.inf], right=False, labels=AGE_GROUPS)
 
 
 def age_group_confusion(predictions: pd.DataFrame, normalise: bool = False) -> pd.DataFrame:
@@ -115,18 +114,15 @@ def age_group_confusion(predictions: pd.DataFrame, normalise: bool = False) -> p
 
 def overall(predictions: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """One row a metric: columns metric, unit ("years", "share", "pictures"), value, low, high."""
-    error, groups = errors(predictions), predictions.get("group")
+    error = errors(predictions)
     true, predicted = (age_group(predictions[column]).codes.astype(int) for column in ("age", "prediction"))
-    rows: list[tuple[str, str, np.ndarray, Callable[[np.ndarray], float]]] = [
-        ("MAE", "years", np.abs(error), np.mean), ("RMSE", "years", error**2, lambda squares: np.sqrt(squares.mean())),
-        ("median absolute error", "years", np.abs(error), np.median), ("bias", "years", error, np.mean),
-        ("CS@5", "share", np.abs(error) <= 5, np.mean),
-        ("age group right", "share", true == predicted, np.mean),
-        ("age group right or next to it", "share", np.abs(true - predicted) <= 1, np.mean)]
-    table = [(metric, unit, *interval(values, statistic, groups, resamples=resamples, seed=seed))
-             for metric, unit, values, statistic in rows]
-    return pd.DataFrame([*table, ("n", "pictures", len(error), np.nan, np.nan)],
-                        columns=["metric", "unit", "value", "low", "high"])
+    ends = partial(interval, groups=predictions.get("group"), resamples=resamples, seed=seed)
+    rows = [("MAE", "years", *ends(np.abs(error))), ("RMSE", "years", *ends(error**2, lambda e: np.sqrt(e.mean()))),
+            ("median absolute error", "years", *ends(np.abs(error), np.median)), ("bias", "years", *ends(error)),
+            ("CS@5", "share", *ends(np.abs(error) <= 5)), ("age group right", "share", *ends(true == predicted)),
+            ("age group right or next to it", "share", *ends(np.abs(true - predicted) <= 1)),
+            ("n", "pictures", len(error), np.nan, np.nan)]
+    return pd.DataFrame(rows, columns=["metric", "unit", "value", "low", "high"])
 
 
 def by_group(predictions: pd.DataFrame, *keys: str, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -135,12 +131,10 @@ def by_group(predictions: pd.DataFrame, *keys: str, resamples: int = 1000, seed:
     `keys` are "age_group", "gender", "ethnicity" or other columns. Every level has its row, an empty one with n = 0 and
     NaN; a missing gender or ethnicity is the row "unknown". Fewer than two pictures: no interval (NaN).
     """
-    table = predictions.assign(error=errors(predictions), age_group=age_group(predictions["age"]))
-    if missing := [key for key in keys if key not in table]:
-        raise ValueError(f"predictions lack the column(s) {', '.join(missing)}; they have {list(predictions)}")
+    error = errors(predictions, *{*keys} - {"age_group"})
+    table = predictions.assign(error=error, age_group=age_group(predictions["age"]))
     for key in keys:
-        column = table[key].astype(object).where(table[key].notna(), "unknown")
-        known = LEVELS.get(key, ())
+        column, known = table[key].astype(object).where(table[key].notna(), "unknown"), LEVELS.get(key, ())
         table[key] = pd.Categorical(column, [*known, *sorted(set(column) - set(known))], ordered=True)
     rows = []
     for level, part in table.groupby(list(keys), observed=False):
@@ -175,15 +169,14 @@ def running_median(predictions: pd.DataFrame, width: int = 5, least: int = 10) -
     Ages with fewer than `least` pictures about them are left out.
     """
     errors(predictions)  # checks the table
-    near = {age: predictions.loc[(predictions["age"] - age).abs() <= width / 2, "prediction"]
-            for age in sorted(predictions["age"].unique())}
-    rows = [(age, len(part), *part.quantile([0.25, 0.5, 0.75])) for age, part in near.items() if len(part) >= least]
+    ages = predictions["age"]
+    near = ((age, predictions.loc[(ages - age).abs() <= width / 2, "prediction"]) for age in sorted(ages.unique()))
+    rows = [(age, len(part), *part.quantile([0.25, 0.5, 0.75])) for age, part in near if len(part) >= least]
     return pd.DataFrame(rows, columns=["age", "n", "low", "median", "high"])
 
 
 def best_and_worst(predictions: pd.DataFrame, k: int = 6) -> pd.DataFrame:
     """The `k` smallest, then the `k` largest absolute errors, largest first: columns error, which ("best"/"worst")."""
     table = predictions.assign(error=errors(predictions)).sort_values("name")
-    table = table.sort_values("error", key=np.abs, kind="stable")
-    k = min(k, len(table) // 2)
+    table, k = table.sort_values("error", key=np.abs, kind="stable"), min(k, len(table) // 2)
     return pd.concat([table.head(k).assign(which="best"), table[::-1].head(k).assign(which="worst")], ignore_index=True)

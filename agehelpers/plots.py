@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
@@ -173,11 +174,62 @@ def confusion(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def face_grid(faces: Sequence[Any], titles: Sequence[str], columns: int = 6) -> Figure:
     """Faces (uint8 arrays [H, W, 3] or picture files), each below its title."""
-    rows = -(-len(faces) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 2.1 * rows), layout="constrained", squeeze=False)
+    rows = max(1, -(-len(faces) // columns))
+    figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns, 1.8 * rows), layout="constrained", squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, face, title in zip(axes.flat, faces, titles, strict=False):
         ax.imshow(face if isinstance(face, np.ndarray) else Image.open(face).convert("RGB"))
         ax.set_title(title, fontsize=9)
     return figure
+
+
+def age_histogram(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Pictures of each age of an index, one bar a year; multiples of five in the second colour, the median dashed."""
+    ax = _axes(ax, 9.0, 4.0)
+    ages = table["age"].dropna().astype(int)
+    counts = ages.value_counts()
+    for fives, colour, label in ((False, MAIN, "other ages"), (True, SECOND, "multiples of five")):
+        chosen = counts[(counts.index % 5 == 0) == fives]
+        ax.bar(chosen.index, chosen, width=0.85, color=colour, label=label)
+    _reference(ax, float(ages.median()), f"median, {ages.median():g} years", vertical=True)
+    ax.set(xlabel="age (years)", ylabel="pictures", title=f"n = {len(ages):,}")
+    ax.legend(frameon=False)
+    return ax
+
+
+def ages_by(table: pd.DataFrame, key: str, kind: str = "box", ax: Axes | None = None) -> Axes:
+    """Ages of an index by `key` ("gender" or "ethnicity") as boxes or violins, each group's size in its name.
+
+    Boxes hold the middle half, whiskers reach to the last picture within 1.5 box lengths; in a violin the bar is the
+    middle half and the dot the median.
+    """
+    colours = {"gender": GENDER_COLOURS, "ethnicity": ETHNICITY_COLOURS}[key]
+    ages = {group: rows.to_numpy(float) for group in colours if len(rows := table.loc[table[key] == group, "age"])}
+    ax = _axes(ax, 8.0, 1.2 + 0.6 * len(ages))
+    places = range(1, len(ages) + 1)
+    if kind == "box":
+        parts = ax.boxplot(list(ages.values()), orientation="horizontal", widths=0.6, patch_artist=True,
+                           medianprops={"color": "white", "linewidth": 2}, flierprops={"marker": ".", "alpha": 0.3})
+        bodies = parts["boxes"]
+    else:
+        bodies = ax.violinplot(list(ages.values()), orientation="horizontal", widths=0.85, showextrema=False)["bodies"]
+        low, median, high = np.array([np.quantile(values, [0.25, 0.5, 0.75]) for values in ages.values()]).T
+        ax.hlines(places, low, high, color="white", linewidth=6)  # a rim, to be seen on dark violins too
+        ax.hlines(places, low, high, color="0.3", linewidth=3)
+        ax.plot(median, places, "o", color="white", markeredgecolor="0.3")
+    for body, group in zip(bodies, ages, strict=True):
+        body.set(facecolor=colours[group], alpha=0.75, edgecolor="0.3")
+    ax.set_yticks(places, [f"{group}  (n = {len(values):,})" for group, values in ages.items()])
+    ax.set(xlabel="age (years)", ylabel=key, xlim=(0, None), ylim=(len(ages) + 0.6, 0.4))
+    return ax
+
+
+def counts_heat_map(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Heat map of a cross-tabulation of pictures, on a logarithmic scale so that small cells are told apart."""
+    ax = _axes(ax, 1.1 * counts.shape[1] + 2.4, 0.45 * counts.shape[0] + 1.4)
+    ax.grid(False)
+    sns.heatmap(counts, annot=True, fmt=",d", cmap="Blues", norm=LogNorm(vmin=max(1, counts.to_numpy().min())),
+                linewidths=1, cbar_kws={"label": "pictures (log scale)"}, ax=ax)
+    ax.tick_params(length=0, rotation=0)
+    return ax

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from agehelpers import index, paths
 from agehelpers.index import ETHNICITIES, GENDERS, OLDEST, VERDICTS, build_index, parse_name, read_index, write_index
@@ -128,6 +129,16 @@ def test_a_damaged_picture_is_a_row(tmp_path):
     assert row(tmp_path, f"9_0_0_{STAMP}.png")["reason"] == "damaged: cannot be decoded"
 
 
+@pytest.mark.parametrize("error", [IndexError("index out of range"), struct.error("unpack"), MemoryError()])
+def test_whatever_a_broken_picture_raises_is_a_row(tmp_path, monkeypatch, error):
+    def broken(self):
+        raise error
+
+    (tmp_path / name(1)).write_bytes(jpeg(picture(1)))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", broken)
+    assert row(tmp_path, name(1))["reason"] == "damaged: cannot be decoded"
+
+
 def test_folders_links_and_pipes_named_like_pictures_are_rows(tmp_path):
     (tmp_path / name(1)).mkdir()
     (tmp_path / name(2)).symlink_to(tmp_path / "nowhere")
@@ -239,10 +250,12 @@ def test_conflicts_and_pairs_against_hand_derived_values(tmp_path):
     assert len(index.identical_pairs(table[3:])) == 0 and len(index.conflicts(table[3:])) == 0
 
 
-def test_an_unknown_ethnicity_is_no_conflict(tmp_path):
-    for entry in (f"30_1_{STAMP}.jpg", f"30_1_2_{STAMP}.jpg"):
+@pytest.mark.parametrize(("other", "conflict"), [
+    ("30_1", False), ("30_1_2", False), ("31_1_2", True), ("30_0_2", True), ("30_1_3", True)])
+def test_one_different_label_is_a_conflict_an_unknown_one_is_not(tmp_path, other, conflict):
+    for entry in (f"30_1_2_{STAMP}.jpg", f"{other}_{STAMP}.jpg.chip.jpg"):
         (tmp_path / entry).write_bytes(jpeg(picture(1)))
-    assert build_index(tmp_path)["conflict"].tolist() == [False, False]
+    assert build_index(tmp_path)["conflict"].tolist() == [conflict, conflict]
 
 
 def test_a_rejected_copy_counts_for_nothing(tmp_path):
@@ -264,12 +277,13 @@ def test_near_pairs_ignore_brightness_and_contrast_but_not_content():
 def test_near_pairs_by_blocks_are_those_of_the_full_matrix():
     rng = np.random.default_rng(1)
     base = rng.integers(0, 256, (3000, 256))
-    base[2500:] = base[:500] + rng.integers(0, 12, (500, 256))  # across blocks
+    base[2400:2900] = base[:500] + rng.integers(0, 12, (500, 256))  # some across blocks
+    base[2990:] = base[2980:2990] + rng.integers(0, 12, (10, 256))  # within the last block
     pairs = index.near_pairs(base)
     assert len(base) ** 2 > 2**23  # more than one block
     cosine = np.corrcoef(base)
     assert sorted(map(tuple, pairs)) == sorted(map(tuple, np.argwhere(np.triu(cosine > 0.99, 1))))
-    assert len(pairs) == 500
+    assert len(pairs) == 510
 
 
 def test_an_index_read_back_is_the_same_table(tmp_path):

@@ -32,7 +32,8 @@ def test_a_run_leaves_a_complete_record(config, tmp_path):
     assert table["part"].unique().tolist() == ["train", "validation", "test"] and table["name"].is_unique
     assert table.groupby("part").size().to_dict() == record.config["counts"]
     assert record.config["config"] == dataclasses.asdict(config) and len(record.config["split"]) == 12
-    assert record.config["pictures_per_second"] > 0 and record.config["versions"]["torch"] == torch.__version__
+    assert record.config["pictures_per_second"] > 0
+    assert torch.__version__.startswith(record.config["versions"]["torch"])
     validation = table[table["part"] == "validation"]
     mae = (validation["prediction"] - validation["age"]).abs().mean()
     assert mae == pytest.approx(record.history["val_mae"].min(), abs=2e-3)

@@ -1,0 +1,105 @@
+"""Drawn faces: deterministic, complete or not there, age in shape and not in colour."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import cross_val_predict
+
+from agehelpers import draw
+from agehelpers.draw import COPIES, FAULTS, MARKER, NEAR_COPIES, draw_face, draw_faces
+
+NAME = re.compile(r"(\d+)_([01])_([0-4])_(\d{17})\.jpg\.chip\.jpg")
+
+
+def test_the_same_arguments_give_the_same_bytes(tmp_path, faces):
+    again = draw_faces(tmp_path / "again", count=60)
+    files = sorted(file.name for file in faces.iterdir())
+    assert files == sorted(file.name for file in again.iterdir())
+    assert all((faces / name).read_bytes() == (again / name).read_bytes() for name in files)
+    other = draw_faces(tmp_path / "other", count=60, seed=1)
+    assert sorted(file.name for file in other.iterdir()) != files
+
+
+def test_what_is_in_the_folder(faces):
+    files = [file for file in faces.iterdir() if file.name != MARKER]
+    assert len(files) == 60 + len(COPIES) + NEAR_COPIES + len(FAULTS)
+    assert {name for name, _ in FAULTS} <= {file.name for file in files}
+    contents = [file.read_bytes() for file in files]
+    assert len(contents) - len(set(contents)) == len(COPIES)
+    good = [file for file in files if NAME.fullmatch(file.name) and file.name not in dict(FAULTS)]
+    with Image.open(good[0]) as picture:
+        assert picture.size == (200, 200) and picture.mode == "RGB" and picture.format == "JPEG"
+    ages = [int(file.name.split("_")[0]) for file in good]
+    assert min(ages) < 10 and max(ages) > 80
+
+
+def means_and_ages(count=260):
+    rng = np.random.default_rng(0)
+    ages = rng.uniform(1, 92, count)
+    faces = [np.asarray(draw_face(age, number % 2, np.random.default_rng([1, number])), float)
+             for number, age in enumerate(ages)]
+    return np.stack([face.mean((0, 1)) for face in faces]), ages
+
+
+def test_the_mean_colours_do_not_tell_the_age():
+    means, ages = means_and_ages()
+    baseline = np.abs(ages - np.median(ages)).mean()
+    from_colour = np.abs(cross_val_predict(Ridge(), means, ages, cv=5) - ages).mean()
+    assert from_colour > 0.9 * baseline
+
+
+def test_the_shape_does_change_with_age():
+    young, old = (np.asarray(draw_face(age, 0, np.random.default_rng(3)), float) for age in (4, 80))
+    same = np.asarray(draw_face(80.5, 0, np.random.default_rng(3)), float)
+    assert np.abs(young - old).mean() > 5 * np.abs(old - same).mean()
+
+
+def test_a_folder_is_drawn_once_and_never_drawn_over(tmp_path):
+    folder = draw_faces(tmp_path / "faces", count=3)
+    stamp = (folder / MARKER).stat().st_mtime_ns
+    assert draw_faces(folder, count=3) == folder and (folder / MARKER).stat().st_mtime_ns == stamp
+    with pytest.raises(FileExistsError, match="other files"):
+        draw_faces(folder, count=4)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "photo.jpg").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="mine holds other files"):
+        draw_faces(mine, count=3)
+    assert [file.name for file in mine.iterdir()] == ["photo.jpg"]
+
+
+def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(draw, "_encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        draw_faces(tmp_path / "faces", count=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_at_once_are_no_trouble(tmp_path, monkeypatch):
+    real = draw._contents
+
+    def slow(count, seed):  # somebody else finishes while these are drawn
+        monkeypatch.setattr(draw, "_contents", real)
+        draw_faces(tmp_path / "faces", count=2)
+        return real(count, seed)
+
+    monkeypatch.setattr(draw, "_contents", slow)
+    folder = draw_faces(tmp_path / "faces", count=2)
+    assert json.loads((folder / MARKER).read_text())["count"] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["faces"]
+
+
+def test_sample_faces_are_drawn_again_by_a_newer_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("agehelpers.paths.ROOT", tmp_path)
+    monkeypatch.setattr(draw_faces, "__defaults__", (2, 0))
+    folder = draw.sample_faces()
+    assert folder == tmp_path / "data" / "sample_faces"
+    monkeypatch.setattr(draw, "VERSION", draw.VERSION + 1)
+    assert json.loads((draw.sample_faces() / MARKER).read_text())["version"] == draw.VERSION

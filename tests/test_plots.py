@@ -1,0 +1,187 @@
+"""Figures draw the numbers of their table, with units and counts; what is read back from the Axes is compared."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from agehelpers import analysis, index, plots
+
+HISTORY = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [4.0, 3.0, 2.0], "train_mae": [9.0, 7.0, 5.0],
+                        "val_loss": [4.1, 3.5, 3.6], "val_mae": [9.5, 7.25, 7.5], "lr": [0.1, 0.2, 0.1]})
+TEST = pd.DataFrame({"name": [f"{i}.jpg" for i in range(6)], "age": [1, 2, 25, 26, 40, 41],
+                     "gender": ["male", "male", "male", "female", "female", "female"],
+                     "ethnicity": pd.Series(["White", "White", "Black", "Black", None, None], dtype="str"),
+                     "prediction": [2.0, 4.0, 25.0, 30.0, 35.0, 38.0]})
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    for number in plt.get_fignums():
+        plt.figure(number).draw_without_rendering()  # a warning on drawing is an error too
+    plt.close("all")
+
+
+def line(ax, label):
+    return next(line for line in ax.lines if line.get_label() == label)
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def ticks(ax):
+    return [text.get_text() for text in ax.get_yticklabels()]
+
+
+def test_palettes_name_every_group_once():
+    assert tuple(plots.GENDER_COLOURS) == index.GENDERS and tuple(plots.ETHNICITY_COLOURS) == index.ETHNICITIES
+    for palette in (plots.GENDER_COLOURS, plots.ETHNICITY_COLOURS):
+        assert len(set(palette.values())) == len(palette)
+
+
+def test_history_curve():
+    ax = plots.history_curve(HISTORY, "mae", (15.0, "median baseline"))
+    assert line(ax, "training").get_ydata().tolist() == [9, 7, 5]
+    assert line(ax, "validation").get_xdata().tolist() == [1, 2, 3]
+    assert line(ax, "best validation: 7.25 years").get_xydata().tolist() == [[2, 7.25]]
+    assert set(line(ax, "median baseline").get_ydata()) == {15} and ax.get_ylim()[1] > 15
+    assert ax.get_ylabel() == "mean absolute error (years)" and ax.get_xlabel() == "epoch"
+    assert line(plots.history_curve(HISTORY, "loss"), "validation").get_ydata().tolist() == [4.1, 3.5, 3.6]
+    assert plots.history_curve(HISTORY, "lr").lines[0].get_ydata().tolist() == [0.1, 0.2, 0.1]
+
+
+def test_learning_rate_range_marks_the_lowest_loss():
+    ax = plots.learning_rate_range(pd.DataFrame({"lr": [1e-4, 1e-2, 1.0], "loss": [4.0, 2.0, 9.0]}))
+    assert ax.get_xscale() == "log" and legend(ax) == ["lowest loss, at 0.01"]
+    assert line(ax, "lowest loss, at 0.01").get_xydata().tolist() == [[0.01, 2.0]]
+
+
+def test_grid_heat_map_frames_the_best_and_leaves_gaps():
+    trials = pd.DataFrame({"lr": [0.1, 0.1, 0.01], "weight_decay": [0, 1e-4, 0], "val_mae": [6.0, 5.5, 7.0]})
+    ax = plots.grid_heat_map(trials)
+    cells = {(t.get_position()[0] - 0.5, t.get_position()[1] - 0.5): t.get_text() for t in ax.texts}
+    assert cells == {(0, 0): "6.00", (1, 0): "5.50", (0, 1): "7.00"}  # rows: 0.1 above 0.01
+    frame = next(patch for patch in ax.patches if isinstance(patch, Rectangle))
+    assert frame.get_xy() == (1, 0)
+    assert ticks(ax) == ["0.1", "0.01"] and [t.get_text() for t in ax.get_xticklabels()] == ["0", "0.0001"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("weight decay", "learning rate")
+    assert ax.collections[0].colorbar.ax.get_ylabel() == "validation MAE (years)"
+
+
+def test_predicted_against_true():
+    running = pd.DataFrame({"age": [2, 25], "n": [2, 2], "low": [2.5, 26], "median": [3, 27.5], "high": [3.5, 29]})
+    ax = plots.predicted_against_true(TEST, running)
+    assert ax.collections[0].get_array().sum() == 6 and ax.get_title() == "n = 6"
+    assert line(ax, "running median").get_xydata().tolist() == [[2, 3], [25, 27.5]]
+    x, y = line(ax, "prediction = age").get_data()
+    assert list(x) == list(y) and x[1] > 41
+    assert ax.get_xlabel() == "true age (years)" and ax.get_ylabel() == "predicted age (years)"
+
+
+@pytest.mark.parametrize("measure", ["mae", "bias"])
+def test_error_by_group_draws_intervals_and_counts(measure):
+    table = analysis.by_group(TEST, "age_group", resamples=20)
+    ax = plots.error_by_group(table, measure, (4.5, "all: 4.50 years"))
+    dots = ax.lines[0]
+    assert np.array_equal(dots.get_xdata(), table[measure], equal_nan=True)
+    assert dots.get_ydata().tolist() == list(range(9))
+    drawn = ax.collections[0].get_segments()
+    assert drawn[0].tolist() == [[table[f"{measure}_low"][0], 0], [table[f"{measure}_high"][0], 0]]
+    assert ticks(ax)[:2] == ["0-2  (n = 2)", "3-9  (n = 0)"] and ax.yaxis_inverted()
+    assert "(years)" in ax.get_xlabel() and ax.get_ylabel() == "age group (years)"
+    assert set(line(ax, "all: 4.50 years").get_xdata()) == {4.5}
+
+
+def test_error_by_two_groups_colours_the_second():
+    table = analysis.by_group(TEST, "ethnicity", "gender", resamples=20)
+    ax = plots.error_by_group(table)
+    men, women = line(ax, "male"), line(ax, "female")
+    assert np.array_equal(men.get_xdata(), table.query("gender == 'male'")["mae"], equal_nan=True)
+    assert (men.get_ydata() < women.get_ydata()).all()  # side by side, not on top of each other
+    for drawn, gender in ((men, "male"), (women, "female")):
+        assert to_rgba(drawn.get_color()) == to_rgba(plots.GENDER_COLOURS[gender])
+    assert ticks(ax)[0] == "White  (n = 2 / 0)" and ticks(ax)[-1] == "unknown  (n = 0 / 2)"
+    assert ax.get_ylabel() == "ethnicity (n: male / female)" and legend(ax) == ["male", "female"]
+
+
+def test_cs_curves():
+    curve = analysis.cs_curve(TEST)
+    ax = plots.cs_curves({"model": curve, "median baseline": curve.assign(share=0.1)})
+    assert line(ax, "model").get_ydata().tolist() == curve["share"].tolist()
+    assert set(line(ax, "median baseline").get_ydata()) == {0.1}
+    assert ax.get_xlabel() == "allowed absolute error (years)"
+
+
+def test_confusion_shows_shares_of_rows_and_their_sizes():
+    table = pd.DataFrame({"age": [1] * 300 + [25, 25, 25], "prediction": [1] * 299 + [5, 25, 25, 31]})
+    ax = plots.confusion(analysis.age_group_confusion(table))
+    cells = {tuple(text.get_position()): text.get_text() for text in ax.texts if text.get_text()}
+    assert cells == {(0.5, 0.5): "100", (1.5, 0.5): "<1", (3.5, 3.5): "67", (4.5, 3.5): "33"}
+    assert ticks(ax)[0] == "0-2  (n = 300)" and ticks(ax)[8] == "70+  (n = 0)"
+    assert ax.get_xlabel() == "predicted age group (years)" and ax.get_ylabel() == "true age group (years)"
+
+
+def test_face_grid_takes_arrays_and_files_of_any_mode(tmp_path):
+    Image.new("L", (4, 4), 128).save(tmp_path / "grey.png")
+    colour = np.zeros((4, 4, 3), np.uint8)
+    figure = plots.face_grid([colour, tmp_path / "grey.png", colour], ["a", "b", "c"], columns=2)
+    shown = [ax.images[0].get_array() for ax in figure.axes[:3]]
+    assert shown[1].shape == (4, 4, 3) and (shown[1] == 128).all() and (shown[0] == 0).all()
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "c", ""]
+    assert not figure.axes[3].images and not figure.axes[3].axison
+
+
+def test_no_faces_are_an_empty_grid():
+    assert len(plots.face_grid([], []).axes) == 6
+
+
+def test_given_axes_are_used_and_no_figure_is_made():
+    given = plt.subplots()[1]
+    calls = [lambda ax: plots.history_curve(HISTORY, ax=ax),
+             lambda ax: plots.cs_curves({"m": analysis.cs_curve(TEST)}, ax),
+             lambda ax: plots.error_by_group(analysis.by_group(TEST, "gender", resamples=20), ax=ax)]
+    for call in calls:
+        assert call(given) is given
+    assert plt.get_fignums() == [given.figure.number]
+
+
+INDEX = pd.DataFrame({"age": pd.array([1, 20, 25, 26, 26, 60], "Int64"), "gender": ["female"] * 2 + ["male"] * 4,
+                      "ethnicity": ["Others", "White", "White", "White", "Others", None]})
+
+
+def test_age_histogram_counts_each_year_and_marks_multiples_of_five():
+    ax = plots.age_histogram(INDEX)
+    others, fives = ax.containers
+    assert [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in fives] == [(20, 1), (25, 1), (60, 1)]
+    assert {(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in others} == {(1, 1), (26, 2)}
+    assert to_rgba(plots.SECOND) == fives[0].get_facecolor() and ax.get_title() == "n = 6"
+    assert line(ax, "median, 25.5 years").get_xdata() == [25.5, 25.5]
+
+
+@pytest.mark.parametrize("kind", ["box", "violin"])
+def test_ages_by_names_counts_and_keeps_the_palette(kind):
+    ax = plots.ages_by(INDEX, "ethnicity", kind)
+    assert ticks(ax) == ["White  (n = 3)", "Others  (n = 2)"]  # no empty groups; the unknown one is left out
+    bodies = ax.patches if kind == "box" else ax.collections[:2]
+    assert [tuple(np.ravel(body.get_facecolor())[:3]) for body in bodies] == [
+        to_rgba(plots.ETHNICITY_COLOURS[group])[:3] for group in ("White", "Others")]
+    assert ax.get_xlabel() == "age (years)"
+    medians = [drawn for drawn in ax.lines if drawn.get_color() == "white"]
+    assert {float(x) for drawn in medians for x in drawn.get_xdata()} == {25, 13.5}
+
+
+def test_counts_heat_map_shows_every_count():
+    counts = pd.DataFrame([[0, 5], [1200, 30]], index=["male", "female"], columns=["White", "Black"])
+    ax = plots.counts_heat_map(counts)
+    assert [text.get_text() for text in ax.texts] == ["0", "5", "1,200", "30"]
