@@ -98,8 +98,8 @@ class Config:
 
 PROFILES: dict[str, Config] = {
     "ci": Config(
-        profile="ci", image_size=40, backbone="tiny", epochs=12, batch_size=32, lr=0.004, optimizer="adamw",
-        weight_decay=0.01, ema=0.9, sigma=3.0, device="cpu", checkpoint_steps=20,
+        profile="ci", image_size=40, backbone="tiny", epochs=12, batch_size=32, lr=0.1, ema=0.9, sigma=3.0,
+        device="cpu", checkpoint_steps=20,
     ),
     "laptop": Config(profile="laptop", image_size=64, backbone="resnet18", epochs=15, batch_size=64, lr=0.15),
     "gpu": Config(

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from agehelpers import paths
 
-VERSION = 1  # of the drawing; sample faces of another version are drawn again
+VERSION = 1  # of the drawing; each version has its own folder of sample faces
 MARKER = ".drawn.json"
 SIDE, SCALE = 200, 2  # pixels of a picture; it is drawn SCALE times as large and reduced
 
@@ -151,12 +151,14 @@ def _person(age: float, gender: int, rng: np.random.Generator, colours: tuple[Co
     line([(-1, eyes + 6), (wide * 0.75, nose - 3), (0, nose)], darker, 1.4 + grown)
     line(_arc(0, nose - 2, wide, 4.5, 20, 160), darker, 1.6 + grown)
     mouth = nose + 9 + 8 * grown
-    smile, broad = rng.uniform(-2, 7), 11 + 9 * grown + vary[5]
+    smile, broad = rng.uniform(0, 8), 11 + 9 * grown + vary[5]
     lips = (min(255, skin[0]), int(skin[1] * 0.62), int(skin[2] * 0.62))
-    upper = [(-broad, mouth), (0, mouth + smile * 0.4 - 4 * (1 - late)), (broad, mouth)]
-    lower = [(0, mouth + smile + 5.5 * (1 - 0.75 * late)), (-broad, mouth)]
-    fill([*upper, *lower], lips)
-    line([(-broad, mouth), (0, mouth + smile * 0.8), (broad, mouth)], darker, 1.5)
+    bend, thick = np.linspace(-1, 1, 13), 2.6 * (1 - 0.6 * late)
+    seam = [(broad * x, mouth + smile * (0.45 - 0.9 * x * x)) for x in bend]  # the corners rise with the smile
+    upper = [(x, y - thick * (1 - b * b) * (0.8 + 0.4 * abs(b))) for (x, y), b in zip(seam, bend, strict=True)]
+    lower = [(x, y + 1.5 * thick * (1 - b * b)) for (x, y), b in zip(seam, bend, strict=True)]
+    fill([*upper, *reversed(lower)], lips)
+    line(seam, darker, 1.5)
     _wrinkles(age, late, eyes, nose, mouth, broad, wide, chin, top, dark, line)
     if rng.random() < 0.18 and age > 8:
         for sign in (-1, 1):
@@ -251,46 +253,52 @@ def draw_faces(folder: Path, count: int = 600, seed: int = 0) -> Path:
     """Draw `count` faces, and some three dozen faulty files and copies beside them, into `folder`; returns it.
 
     The same arguments give the same pictures. The folder is complete or not there: it is drawn beside its place and
-    renamed. One that was drawn before with the same arguments is left as it is.
+    renamed. One that was drawn before with the same arguments, and holds just that, is left as it is.
 
     Raises
     ------
     FileExistsError
-        `folder` holds something else.
+        `folder` holds other files, or lacks some that were drawn. Nothing is ever deleted.
+    ValueError
+        `count` is less than 1.
     """
-    folder = Path(folder)
-    wanted = {"version": VERSION, "count": count, "seed": seed}
-    if _drawn(folder) == wanted:
+    folder, wanted = Path(folder), {"version": VERSION, "count": count, "seed": seed}
+    if count < 1:
+        raise ValueError(f"count={count}: draw at least one face")
+    if _is_drawn(folder, wanted):
         return folder
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} holds other files; name an empty or a new folder for the drawn faces")
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        for name, content in _contents(count, seed).items():
+        contents = _contents(count, seed)
+        for name, content in contents.items():
             (part / name).write_bytes(content)
-        paths.write_json(part / MARKER, wanted)
+        paths.write_json(part / MARKER, {**wanted, "names": sorted(contents)})
         part.chmod(0o755)
         try:
             os.replace(part, folder)
         except OSError:  # somebody else drew the same faces in the meantime
-            if _drawn(folder) != wanted:
+            if not _is_drawn(folder, wanted):
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
-def _drawn(folder: Path) -> dict[str, int] | None:
-    """What the marker of a drawn folder says, None if there is none."""
-    marker = folder / MARKER
-    return json.loads(marker.read_text()) if marker.is_file() else None
+def _is_drawn(folder: Path, wanted: dict[str, int]) -> bool:
+    """True: drawn as `wanted` and complete; False: not there, or empty; FileExistsError: anything else."""
+    if not folder.is_file() and not (folder.is_dir() and any(folder.iterdir())):
+        return False
+    names = {name for name in os.listdir(folder) if not name.startswith(".")} if folder.is_dir() else set()
+    try:
+        if json.loads((folder / MARKER).read_text()) == {**wanted, "names": sorted(names)}:
+            return True
+    except (OSError, ValueError):  # no marker, or a damaged one
+        pass
+    raise FileExistsError(f"{folder} holds something else than the drawn faces, or lacks some of them; "
+                          "move it away, and they are drawn again")
 
 
 def sample_faces() -> Path:
-    """data/sample_faces, drawn on first use, and again where it was drawn by another version of this module."""
-    folder = paths.data_folder() / "sample_faces"
-    drawn = _drawn(folder)
-    if drawn is not None and drawn["version"] != VERSION:
-        shutil.rmtree(folder)
-    return draw_faces(folder)
+    """data/sample_faces/v<version of the drawing>, drawn on first use."""
+    return draw_faces(paths.data_folder() / "sample_faces" / f"v{VERSION}")

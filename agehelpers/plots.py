@@ -175,7 +175,8 @@ def confusion(counts: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def face_grid(faces: Sequence[Any], titles: Sequence[str], columns: int = 6) -> Figure:
     """Faces (uint8 arrays [H, W, 3] or picture files), each below its title."""
     rows = max(1, -(-len(faces) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns, 1.8 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.45 * columns, 1.8 * rows), squeeze=False,
+                                layout="constrained")
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, face, title in zip(axes.flat, faces, titles, strict=False):

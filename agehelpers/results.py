@@ -60,13 +60,15 @@ def update(readme: Path, name: str) -> None:
     from agehelpers import plots
 
     record = read_record(paths.records_folder() / name)
-    test = record.predictions[record.predictions["part"] == "test"]
+    index = read_index(paths.data_folder() / "utkface_labels.csv")
+    test = analysis.add_groups(record.predictions[record.predictions["part"] == "test"], index)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.8), layout="constrained", width_ratios=(1.15, 1))
     plots.predicted_against_true(test, analysis.running_median(test), ax=left)
     baseline = analysis.mae(analysis.median_baseline(record.predictions))
     plots.error_by_group(analysis.by_group(test, "age_group"), "mae",
                          reference=(baseline, f"median baseline: {baseline:.2f} years"), ax=right)
-    figure.suptitle(f"Record {name}: test pictures of UTKFace, network trained from scratch")
+    start = record.config["config"]["weights"] or "trained from scratch"
+    figure.suptitle(f"Record {name}: test pictures of UTKFace; {record.config['config']['backbone']}, {start}")
     target = readme.parent / "docs" / "results.png"
     part = paths.temporary_beside(target)
     figure.savefig(part, format="png", dpi=110)

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from agehelpers.draw import draw_faces
 
 os.environ["TQDM_DISABLE"] = "1"

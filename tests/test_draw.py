@@ -1,5 +1,6 @@
 """Drawn faces: deterministic, complete or not there, age in shape and not in colour."""
 
+import io
 import json
 import re
 
@@ -37,18 +38,20 @@ def test_what_is_in_the_folder(faces):
     assert min(ages) < 10 and max(ages) > 80
 
 
-def means_and_ages(count=260):
-    rng = np.random.default_rng(0)
-    ages = rng.uniform(1, 92, count)
+@pytest.fixture(scope="module")
+def colours_and_ages():
+    """Mean and standard deviation of each channel of 260 faces, and their ages in years."""
+    ages = np.random.default_rng(0).uniform(1, 92, 260)
     faces = [np.asarray(draw_face(age, number % 2, np.random.default_rng([1, number])), float)
              for number, age in enumerate(ages)]
-    return np.stack([face.mean((0, 1)) for face in faces]), ages
+    return np.stack([np.concatenate([face.mean((0, 1)), face.std((0, 1))]) for face in faces]), ages
 
 
-def test_the_mean_colours_do_not_tell_the_age():
-    means, ages = means_and_ages()
+@pytest.mark.parametrize("features", [slice(0, 3), slice(0, 6)], ids=["means", "means and spreads"])
+def test_the_colours_do_not_tell_the_age(colours_and_ages, features):
+    colours, ages = colours_and_ages
     baseline = np.abs(ages - np.median(ages)).mean()
-    from_colour = np.abs(cross_val_predict(Ridge(), means, ages, cv=5) - ages).mean()
+    from_colour = np.abs(cross_val_predict(Ridge(), colours[:, features], ages, cv=5) - ages).mean()
     assert from_colour > 0.9 * baseline
 
 
@@ -61,15 +64,34 @@ def test_the_shape_does_change_with_age():
 def test_a_folder_is_drawn_once_and_never_drawn_over(tmp_path):
     folder = draw_faces(tmp_path / "faces", count=3)
     stamp = (folder / MARKER).stat().st_mtime_ns
+    (folder / ".DS_Store").write_bytes(b"")  # hidden files do no harm
     assert draw_faces(folder, count=3) == folder and (folder / MARKER).stat().st_mtime_ns == stamp
-    with pytest.raises(FileExistsError, match="other files"):
+    with pytest.raises(FileExistsError, match="something else"):
         draw_faces(folder, count=4)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "photo.jpg").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match="mine holds other files"):
+    with pytest.raises(FileExistsError, match="mine holds something else"):
         draw_faces(mine, count=3)
     assert [file.name for file in mine.iterdir()] == ["photo.jpg"]
+    with pytest.raises(FileExistsError, match="photo.jpg holds something else"):
+        draw_faces(mine / "photo.jpg", count=3)
+    with pytest.raises(ValueError, match="count=0"):
+        draw_faces(tmp_path / "none", count=0)
+
+
+@pytest.mark.parametrize("harm", [
+    lambda folder: (folder / "face.jpg").unlink(),
+    lambda folder: (folder / "25_0_1_20170101000000000.jpg").write_bytes(b"mine"),
+    lambda folder: (folder / MARKER).write_text("{"),
+])
+def test_a_folder_that_was_changed_is_neither_used_nor_touched(tmp_path, harm):
+    folder = draw_faces(tmp_path / "faces", count=2)
+    harm(folder)
+    before = sorted(file.name for file in folder.iterdir())
+    with pytest.raises(FileExistsError, match="move it away"):
+        draw_faces(folder, count=2)
+    assert sorted(file.name for file in folder.iterdir()) == before
 
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
@@ -96,10 +118,33 @@ def test_two_at_once_are_no_trouble(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["faces"]
 
 
-def test_sample_faces_are_drawn_again_by_a_newer_version(tmp_path, monkeypatch):
+def test_sample_faces_of_each_version_have_their_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("agehelpers.paths.ROOT", tmp_path)
     monkeypatch.setattr(draw_faces, "__defaults__", (2, 0))
-    folder = draw.sample_faces()
-    assert folder == tmp_path / "data" / "sample_faces"
+    first = draw.sample_faces()
+    assert first.parent == tmp_path / "data" / "sample_faces"
     monkeypatch.setattr(draw, "VERSION", draw.VERSION + 1)
-    assert json.loads((draw.sample_faces() / MARKER).read_text())["version"] == draw.VERSION
+    assert draw.sample_faces() != first and first.is_dir()
+
+
+def test_faulty_files_are_faulty_as_listed(faces):
+    for name, kind in FAULTS:
+        content = (faces / name).read_bytes()
+        if kind in ("empty", "text", "truncated"):
+            with pytest.raises(OSError), Image.open(io.BytesIO(content)) as picture:
+                picture.load()
+        else:
+            with Image.open(io.BytesIO(content)) as picture:
+                picture.load()
+                assert picture.mode == {"face": "RGB", "grey": "L"}.get(kind, kind)
+                assert picture.format == ("PNG" if kind == "RGBA" else "JPEG")
+
+
+def test_copies_carry_the_listed_conflicts(faces):
+    labels: dict[bytes, list[tuple[int, ...]]] = {}
+    for file in sorted(faces.iterdir(), key=lambda file: file.name[-31:]):  # by time stamp: originals, then copies
+        if (match := NAME.fullmatch(file.name)) and file.name not in dict(FAULTS):
+            labels.setdefault(file.read_bytes(), []).append(tuple(int(part) for part in match.groups()[:3]))
+    pairs = [found for found in labels.values() if len(found) > 1]
+    found = sorted((b[0] - a[0], (b[1] - a[1]) % 2, (b[2] - a[2]) % 5) for a, b in pairs)
+    assert found == sorted(COPIES)
