@@ -101,7 +101,9 @@ PROFILES: dict[str, Config] = {
         profile="ci", image_size=40, backbone="tiny", epochs=12, batch_size=32, lr=0.1, ema=0.9, sigma=3.0,
         device="cpu", checkpoint_steps=20,
     ),
-    "laptop": Config(profile="laptop", image_size=64, backbone="resnet18", epochs=15, batch_size=64, lr=0.15),
+    "laptop": Config(
+        profile="laptop", image_size=64, backbone="resnet18", epochs=13, batch_size=64, lr=0.05, weight_decay=1e-4,
+    ),
     "gpu": Config(
         profile="gpu", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", epochs=30, batch_size=256,
         lr=0.02, weight_decay=1e-4, ema=0.999, erase=0.25, checkpoint_steps=500,

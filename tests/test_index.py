@@ -104,6 +104,7 @@ def faulty_files() -> dict[str, tuple[bytes, str]]:
         name(1): (b"", "empty file"),
         name(2): (whole[:-len(whole) // 3], "truncated: its data ends too early"),
         name(3): (b"these are words, not a picture", "not a picture"),
+        name(4): (b"P5 1 1 255 \0", "not a picture"),  # PGM: not among the formats that are tried
         "notes.txt": (whole, "not named age_gender_ethnicity_timestamp.jpg"),
         name(130): (whole, "impossible age 130 (0 to 120 years)"),
     }
@@ -245,6 +246,9 @@ def test_conflicts_and_pairs_against_hand_derived_values(tmp_path):
     table = repeated(tmp_path)
     found = index.conflicts(table)
     assert found.drop(columns="sha256").to_numpy().tolist() == [[3, 30, 42, 12, True, True]]
+    more = pd.DataFrame({"name": ["a", "b", "c", "d"], "age": [5, 7, 1, 41], "gender": "male", "ethnicity": "Asian",
+                         "sha256": ["00", "00", "ff", "ff"], "conflict": True})
+    assert index.conflicts(pd.concat([table, more]))["age_range"].tolist() == [40, 12, 2]
     pairs = index.identical_pairs(table)
     assert sorted(pairs["difference"]) == [0, 12, 12]
     assert len(index.identical_pairs(table[3:])) == 0 and len(index.conflicts(table[3:])) == 0
@@ -299,10 +303,10 @@ def test_an_index_read_back_is_the_same_table(tmp_path):
 
 def test_report_counts_by_verdict_from_good_to_bad(tmp_path):
     for entry, data in {name(1): jpeg(picture(1)), name(2): jpeg(picture(2)), f"39_1_{STAMP}.jpg": jpeg(picture(3)),
-                        name(3): b"", name(4): b""}.items():
+                        f"5_1_1_{STAMP}jpg": jpeg(picture(4)), name(3): b"", name(4): b""}.items():
         (tmp_path / entry).write_bytes(data)
     assert index.report(build_index(tmp_path)).to_numpy().tolist() == [
-        ["ok", "", 2], ["partial", "no ethnicity in the name", 1], ["rejected", "empty file", 2]]
+        ["ok", "", 2], ["repaired", "no dot before the file type", 1], ["partial", "no ethnicity in the name", 1], ["rejected", "empty file", 2]]
 
 
 def test_a_table_that_is_no_index_is_named(tmp_path):
