@@ -16,7 +16,7 @@ test: .env-stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet
-	AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet -W default --nbval --nbval-current-env \
+	AGEHELPERS_RUNS=$$(mktemp -d) AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet -W default --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg notebooks
 
 lab: .env-stamp
@@ -24,7 +24,8 @@ lab: .env-stamp
 
 # Execute the committed notebooks in place, on drawn faces, so that their outputs match the code.
 outputs: .env-stamp
-	AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
+	AGEHELPERS_RUNS=$$(mktemp -d) AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 \
+		$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
 		notebooks/*.ipynb
 
 lock: .env-stamp

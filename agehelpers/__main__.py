@@ -49,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"agehelpers {options.command}: {error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        print(f"agehelpers {options.command}: the card is out of memory; use a smaller batch_size", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nInterrupted; the last checkpoint is kept, go on with --resume.", file=sys.stderr)
         return 130

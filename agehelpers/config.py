@@ -74,16 +74,20 @@ class Config:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must be greater than 0")
         for key in ("limit", "rotation", "scale", "shift", "brightness", "contrast", "erase", "ema",
                     "momentum", "weight_decay", "l1_weight"):
-            if getattr(self, key) < 0:
+            if not getattr(self, key) >= 0:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must not be negative")
         for key in ("erase", "ema"):
-            if getattr(self, key) > 1:
+            if not getattr(self, key) <= 1:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must be between 0 and 1")
+        if self.cache_size is not None and self.cache_size < 1:
+            raise ValueError(f"cache_size={self.cache_size!r}: must be greater than 0, or none")
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True needs a momentum greater than 0; use nesterov=false")
 
     @property
     def pixels_size(self) -> int:
-        """Side of the cached pixels: a margin over what the network sees, never above UTKFace's own 200."""
-        return self.cache_size or max(self.image_size, min(200, round(1.25 * self.image_size)))
+        """Side of the cached pixels: a margin over what the network sees, but no more than UTKFace's own 200."""
+        return self.cache_size or min(200, round(1.25 * self.image_size))
 
     def faces_folder(self) -> Path:
         """Folder of the pictures; the drawn faces are made on first use."""
@@ -106,7 +110,7 @@ PROFILES: dict[str, Config] = {
     ),
     "gpu": Config(
         profile="gpu", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", epochs=30, batch_size=256,
-        lr=0.02, weight_decay=1e-4, ema=0.999, erase=0.25, checkpoint_steps=500,
+        lr=0.02, weight_decay=1e-4, ema=0.99, erase=0.25, checkpoint_steps=500,
     ),
     # The starting point as far as it is stated: ResNet-50, ImageNet weights, one output, L1, SGD 0.001 / 0.9 / 1e-4.
     # Input size, batch size, epochs and augmentation are not stated there; those here are ours.
@@ -208,4 +212,6 @@ def choose_profile(profile: str | None = None, **overrides: Any) -> tuple[Config
             "laptop", "UTKFace was found, a CUDA card was not")
     settings = {**parse_settings(os.environ.get("AGEHELPERS_SET", "").split()), **overrides}
     changed = f", with {', '.join(f'{k}={v}' for k, v in settings.items())}" if settings else ""
-    return load_config(profile, settings), f"Profile {profile!r}: {why}{changed}."
+    config = load_config(profile, settings)
+    drawn = profile != "ci" and config.faces is None and utkface_folder() is None
+    return config, f"Profile {profile!r}: {why}{changed}." + (" No UTKFace was found: its faces are drawn." * drawn)

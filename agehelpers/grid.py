@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +43,7 @@ GRIDS = {"gpu": FINE_TUNING, "reference": FINE_TUNING, "laptop": FROM_SCRATCH,
 BUDGETS: dict[str, dict[str, Any]] = {
     "ci": {"epochs": 4},
     "laptop": {"epochs": 4, "image_size": 48, "limit": 5000, "ema": 0.97},  # a few hundred steps: a shorter memory
-    "gpu": {"epochs": 5}, "reference": {"epochs": 5},
+    "gpu": {"epochs": 5, "ema": 0.98}, "reference": {"epochs": 5},
 }
 
 
@@ -118,70 +120,63 @@ def search(config: Config, folder: Path, cells: int = 0) -> pd.DataFrame:
     study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(journal(folder)))),
                                 study_name="grid", direction="minimize", load_if_exists=True)
     data = runs.prepare(config)
-    for trial in study.trials:  # left by a process that died: closed here, and tried again below
-        if trial.state == optuna.trial.TrialState.RUNNING:
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-
-    def objective(trial: optuna.Trial) -> float:
-        momenta = sorted({axes.momentum, *axes.momenta})
-        cell: dict[str, Any] = {"lr": trial.suggest_categorical("lr", axes.lr),
-                "weight_decay": trial.suggest_categorical("weight_decay", axes.weight_decay),
-                "momentum": trial.suggest_categorical("momentum", momenta)}
-        try:
-            row = train_cell(dataclasses.replace(config, **cell), data, folder)
-        except FloatingPointError as error:
-            raise optuna.TrialPruned(str(error)) from error
-        for key, value in row.items():
-            trial.set_user_attr(key, value)
-        return row["val_mae"]
-
-    left = _offer(study, plane(axes), cells or 1000, objective)
+    left = _train_missing(study, plane(axes), cells or 1000, config, data, folder)
     table = cells_table(study)
-    if left and not set(map(_key, plane(axes))) - _tried(study):
+    if left:  # the first stage is complete
         winner = best_cell(table[table["momentum"] == axes.momentum])
-        _offer(study, [winner | {"momentum": momentum} for momentum in axes.momenta], left, objective)
-    table = cells_table(study)
+        line = [winner | {"momentum": momentum} for momentum in axes.momenta]
+        _train_missing(study, line, left, config, data, folder)
+        table = cells_table(study)
     paths.write_atomically(folder / "grid.csv", table.to_csv(index=False))
     paths.write_json(folder / "config.json", {
         "config": dataclasses.asdict(config), "axes": dataclasses.asdict(axes), "split": data.split,
         "counts": {part: len(data.part(part)) for part in ("train", "validation")},
-        "interrupted_cells": sum(t.state == optuna.trial.TrialState.FAIL for t in study.trials),
+        "interrupted_cells": study.user_attrs.get("interrupted_cells", 0),
         "training_seconds": round(float(table["seconds"].sum()), 1), "device": data.device.type,
         "hardware": runs.hardware(), "versions": paths.versions((*paths.PACKAGES, "optuna"))})
     return table
 
 
-def train_cell(config: Config, data: runs.Data, folder: Path) -> dict[str, float]:
-    """Train one cell on the shared pixels; its checkpoints are removed once its row is known."""
+def _train_missing(study: optuna.Study, cells: list[dict[str, float]], most: int, config: Config, data: runs.Data,
+                   folder: Path) -> int:
+    """Train those of `cells` that the journal does not hold, `most` of them at the most; how many more there may be.
+
+    A cell enters the journal when it is finished, so a process that dies leaves nothing there to clean up.
+    """
+    from optuna.distributions import FloatDistribution
+    from optuna.trial import TrialState, create_trial
+
+    tried = {_key(trial.params) for trial in study.trials}
+    for cell in cells:
+        if not most or _key(cell) in tried:
+            continue
+        setting = dataclasses.replace(config, **cell)  # type: ignore[arg-type]
+        place = folder / f"cell-{runs.settings_digest(setting, data.split)}"
+        if (place / "last.safetensors").exists():
+            study.set_user_attr("interrupted_cells", study.user_attrs.get("interrupted_cells", 0) + 1)
+        row: dict[str, float] = {}
+        with contextlib.suppress(FloatingPointError):  # diverged
+            row = train_cell(setting, data, place)
+        study.add_trial(create_trial(
+            state=TrialState.COMPLETE if row else TrialState.PRUNED, value=row.get("val_mae"), params=cell,
+            distributions={key: FloatDistribution(0.0, 1e40) for key in AXES}, user_attrs=row))
+        shutil.rmtree(place, ignore_errors=True)
+        most -= 1
+    return most
+
+
+def train_cell(config: Config, data: runs.Data, place: Path) -> dict[str, float]:
+    """Train one cell on the shared pixels, from its checkpoint in `place` if there is one; its best epoch."""
     data = dataclasses.replace(data, config=config)
-    place = folder / runs.run_folder(config).name
     model = runs.build_model(config, data.part("train")["age"].to_numpy(np.float32))
     history = train(model, data.feeder("train"), data.feeder("validation"), config, place, resume=True)
     best = history.iloc[int(history["val_mae"].argmin())]
-    for file in place.glob("*.safetensors"):
-        file.unlink()
-    place.rmdir()
     return {key: round(float(best[key]), 5) for key in ("val_mae", "val_loss", "train_mae")} | {
         "seconds": round(float(history["seconds"].sum()), 1)}
 
 
 def _key(cell: dict[str, float]) -> tuple[float, ...]:
     return tuple(cell[key] for key in AXES)
-
-
-def _tried(study: optuna.Study) -> set[tuple[float, ...]]:
-    """Cells that need no training: complete, or diverged."""
-    return {_key(trial.params) for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")}
-
-
-def _offer(study: optuna.Study, cells: list[dict[str, float]], most: int, objective: Any) -> int:
-    """Train those of `cells` that were not tried yet, `most` of them at the most; how many more may be trained."""
-    for cell in cells:
-        if most and _key(cell) not in _tried(study):
-            study.enqueue_trial(cell)
-            study.optimize(objective, n_trials=1)
-            most -= 1
-    return most
 
 
 def cells_table(study: optuna.Study) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def pick_precision(config: Config, device: torch.device) -> torch.dtype:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
     if device.type == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def save_checkpoint(file: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ class Trainer:
         """One step: forward, backward, update; metrics weighted by the batch's size."""
         torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step))  # dropout, where a backbone has it
         with autocast(self.device, self.precision):
-            outputs = self.model(images.contiguous(memory_format=self.memory_format())).float()
+            outputs = self.model(images.contiguous(memory_format=self.memory_format()))
         loss = self.model.head.loss(outputs, ages)
         self.optimizer.zero_grad()
         self.scaler.scale(loss.mean()).backward()
@@ -187,6 +187,8 @@ class Trainer:
         if state["step"]:  # within an epoch: its running metrics go on
             self.loss.load_state_dict(part("loss."))
             self.mae.load_state_dict(part("mae."))
+            self.loss.to(self.device)  # torchmetrics replaces its state by the loaded one, which lies on the CPU
+            self.mae.to(self.device)
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.history = state["history"]
 
@@ -216,6 +218,8 @@ def train(model: AgeEstimationModel, training: Feeder, validation: Feeder, confi
         The loss is no longer finite.
     """
     last, best = Path(folder) / "last.safetensors", Path(folder) / "best.safetensors"
+    for half in Path(folder).glob(".*.part"):  # of a process that was killed while it wrote
+        half.unlink()
     trainer = Trainer(model, config, training.device, training.steps())
     if last.exists():
         if not resume:
@@ -244,10 +248,10 @@ def _finish_epoch(trainer: Trainer, validation: Feeder, best: Path, seconds: flo
     """Evaluate on validation, add a row to the history, keep the weights if they are the best so far."""
     started = time.perf_counter()
     train_loss, train_mae = float(trainer.loss.compute()), float(trainer.mae.compute())
-    if not math.isfinite(train_loss):
-        raise FloatingPointError(f"the loss of epoch {trainer.epoch + 1} is {train_loss}; a lower lr "
-                                 f"(now {trainer.config.lr:g}) usually helps")
     val_loss, val_mae = evaluate(trainer.evaluated(), validation, trainer.config)
+    if not all(map(math.isfinite, (train_loss, train_mae, val_loss, val_mae))):
+        raise FloatingPointError(f"the loss of epoch {trainer.epoch + 1} is {train_loss:g}, on validation "
+                                 f"{val_loss:g}; a lower lr (now {trainer.config.lr:g}) usually helps")
     trainer.loss.reset()
     trainer.mae.reset()
     rate = trainer.optimizer.param_groups[0]["lr"]
@@ -275,9 +279,9 @@ def progress_bar(total: int, done: int = 0) -> tqdm:
 def outputs_of(model: AgeEstimationModel, images: Tensor, config: Config, device: torch.device) -> Tensor:
     """Raw outputs [B, K] in fp32, averaged with those of the mirror images where the configuration says so."""
     with autocast(device, pick_precision(config, device)):
-        outputs = model(images).float()
+        outputs = model(images)
         if config.flip_average:
-            outputs = (outputs + model(images.flip(3)).float()) / 2
+            outputs = (outputs + model(images.flip(3))) / 2
     return outputs
 
 

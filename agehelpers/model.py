@@ -1,8 +1,11 @@
-"""The model: a torchvision backbone whose last layer is replaced by a head that knows how to answer in years."""
+"""The model: a torchvision backbone whose last layer is replaced by a head that knows how to answer in years.
+
+A head is a module from features [B, C] to raw outputs [B, K], with four methods: ``loss(outputs, ages)``, the loss of
+each picture [B]; ``ages(outputs)``, predictions in years [B]; ``spread(outputs)``, their standard deviation in years
+[B], or None; ``start_at(ages)``, which sets the biases so that the untrained head answers as the training ages suggest.
+"""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import pandas as pd
 import torch
@@ -13,30 +16,6 @@ from torch.nn import functional as F
 from agehelpers.config import Config
 
 MAX_AGE = 100  # the last bin of a distribution; older people's targets are clipped to it, their errors are not
-
-
-class Head(Protocol):
-    """What the loop asks of a head, all for a batch of B with features [B, C]."""
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Raw outputs [B, K]."""
-        ...
-
-    def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
-        """Loss of each picture, [B]."""
-        ...
-
-    def ages(self, outputs: Tensor) -> Tensor:
-        """Predicted age in years, [B]."""
-        ...
-
-    def spread(self, outputs: Tensor) -> Tensor | None:
-        """Standard deviation of the prediction in years, [B], or None where the head gives none."""
-        ...
-
-    def start_at(self, ages: Tensor) -> None:
-        """Set the biases so that the untrained head answers as the training ages [N] suggest."""
-        ...
 
 
 def _check(outputs: Tensor, width: int, ages: Tensor | None = None) -> None:
@@ -169,8 +148,13 @@ class AgeEstimationModel(nn.Module):
             else DistributionHead(self.features, config.sigma, config.l1_weight, config.decode))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raw outputs of the head, [B, K], for normalised images [B, 3, H, W]."""
-        return self.head(self.backbone(images))
+        """Raw outputs of the head, [B, K] in fp32, for normalised images [B, 3, H, W].
+
+        The head is left out of mixed precision: bf16 numbers near 50 are a quarter of a year apart.
+        """
+        features = self.backbone(images)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float())
 
 
 def build_backbone(name: str, weights: str | None) -> tuple[nn.Module, int]:

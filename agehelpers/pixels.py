@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -65,6 +66,9 @@ def load_pixels(folder: Path, index: pd.DataFrame, size: int, cache: Path | None
     """
     file = (cache or paths.cache_folder()) / content_key(index["sha256"].tolist(), size)
     if not file.exists():
+        for half in file.parent.glob(f".{file.name}.*.part"):  # of a process that was killed while it decoded
+            if time.time() - half.stat().st_mtime > 3600:
+                half.unlink(missing_ok=True)
         part = paths.temporary_beside(file)
         try:
             shape = (len(index), size, size, 3)

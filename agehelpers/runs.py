@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from agehelpers import index as index_module
 from agehelpers import paths
 from agehelpers.batches import Feeder, on_device
 from agehelpers.config import Config
@@ -63,8 +64,10 @@ class Data:
 
 def cached_index(folder: Path) -> pd.DataFrame:
     """The index of `folder`, kept in the cache until a name, a size or a time of change in the folder differs."""
+    if not folder.is_dir():
+        return build_index(folder)  # says what is wrong
     entries = sorted((entry.name, entry.lstat().st_size, entry.lstat().st_mtime_ns) for entry in folder.iterdir())
-    key = hashlib.sha256(repr(entries).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr(entries).encode() + Path(index_module.__file__).read_bytes()).hexdigest()[:16]
     file = paths.cache_folder() / f"index_{key}.csv"
     if not file.exists():
         write_index(build_index(folder), file)
@@ -80,8 +83,8 @@ def prepare(config: Config) -> Data:
     table = index.assign(row=np.arange(len(index))).merge(split, on="name", validate="one_to_one")
     if config.limit:
         share = min(1.0, config.limit / len(table))
-        table = pd.concat([rows.sample(max(2, round(share * len(rows))), random_state=config.split_seed).sort_index()
-                           for _, rows in table.groupby("part", sort=True)])
+        table = pd.concat([rows.sample(min(len(rows), max(2, round(share * len(rows)))), random_state=config.split_seed)
+                           for _, rows in table.groupby("part", sort=True)]).sort_index()
     return Data(config, device, table, on_device(pixels, device), split_hash(split))
 
 
@@ -114,16 +117,14 @@ def hardware() -> dict[str, Any]:
 def run(config: Config, folder: Path, resume: bool = False) -> Record:
     """Train on train, choose on validation, evaluate test once, leave the three files of a record in `folder`.
 
-    A finished `folder` is loaded, not trained again; one with other settings is a ValueError from the loop.
+    A finished `folder` is loaded, not trained again; one with other settings or faces is a FileExistsError.
     """
-    folder = Path(folder)
+    folder, started, data = Path(folder), time.perf_counter(), prepare(config)
     if (folder / "config.json").exists():
         done = read_record(folder)
-        if done.config["config"] != asdict(config):
-            raise FileExistsError(f"{folder} holds a finished run with other settings; choose another name")
+        if (done.config["config"], done.config["split"]) != (asdict(config), data.split):
+            raise FileExistsError(f"{folder} holds a finished run with other settings or faces; choose another name")
         return done
-    started = time.perf_counter()
-    data = prepare(config)
     model = build_model(config, data.part("train")["age"].to_numpy(np.float32))
     history = train(model, data.feeder("train"), data.feeder("validation"), config, folder, resume)
     best = load_model(folder / "best.safetensors")
@@ -190,9 +191,15 @@ def check_record_name(name: str) -> Path:
 
 
 def run_folder(config: Config) -> Path:
-    """Folder of the run with exactly these settings: runs/<profile>-<digest of the settings>."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:8]
-    return paths.runs_folder() / f"{config.profile}-{digest}"
+    """Folder of the run with these settings on these faces: runs/<profile>-<digest of settings and split>."""
+    index = usable(cached_index(config.faces_folder()))
+    split = split_hash(make_split(index, config.protocol, config.split_seed))
+    return paths.runs_folder() / f"{config.profile}-{settings_digest(config, split)}"
+
+
+def settings_digest(config: Config, split: str) -> str:
+    """8 hex digits that stand for all settings and the split."""
+    return hashlib.sha256(json.dumps([asdict(config), split], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def latest_run(config: Config) -> Record:
@@ -206,7 +213,7 @@ def predict_crops(checkpoint: Path, crops: list[Path]) -> pd.DataFrame:
     from agehelpers.loop import load_checkpoint
     from agehelpers.pixels import decode
 
-    config = config_from_dict(load_checkpoint(checkpoint)[1]["config"])
+    config = config_from_dict(load_checkpoint(checkpoint)[1]["config"] | {"device": "auto", "precision": "auto"})
     pixels = np.stack([decode(crop, config.pixels_size) for crop in crops])
     rows = np.arange(len(crops))
     feeder = Feeder(pixels, rows, np.zeros(len(crops), np.float32), config, pick_device(config))

@@ -33,7 +33,8 @@ def test_text_becomes_the_type_of_its_setting(key, text, value):
     ("lr", "fast", "expected float"), ("flip", "maybe", "expected bool"), ("flip", 1, "expected bool"),
     ("backbone", 5, "expected str"), ("lr", None, "expected float"), ("lr", "nan", "greater than 0"),
     ("lr", -1, "greater than 0"), ("epochs", 0, "greater than 0"), ("head", "softmax", "regression, distribution"),
-    ("ema", 1.5, "between 0 and 1"), ("rotation", -5, "not be negative")])
+    ("ema", "nan", "not be negative"), ("rotation", "nan", "not be negative"), ("cache_size", 0, "greater than 0"),
+    ("momentum", 0, "nesterov=false"), ("ema", 1.5, "between 0 and 1"), ("rotation", -5, "not be negative")])
 def test_wrong_types_and_values_are_rejected(key, value, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_config("laptop", {key: value})
@@ -89,7 +90,7 @@ def test_the_choice_of_profile(monkeypatch, tmp_path):
 
 def test_the_cache_has_a_margin_but_no_more_than_utkface_has():
     assert load_config("laptop", {"image_size": 64}).pixels_size == 80
-    assert load_config("laptop", {"image_size": 224}).pixels_size == 224
+    assert load_config("laptop", {"image_size": 224}).pixels_size == 200
     assert load_config("laptop", {"image_size": 180}).pixels_size == 200
     assert load_config("laptop", {"image_size": 64, "cache_size": 200}).pixels_size == 200
     assert isinstance(PROFILES["ci"], Config)

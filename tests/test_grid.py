@@ -1,9 +1,12 @@
 """The grid: every cell once, resumed after a death, chosen on validation."""
 
+import dataclasses
+import json
+
 import pandas as pd
 import pytest
 
-from agehelpers import grid, runs
+from agehelpers import grid, loop, runs
 from agehelpers.config import load_config
 from agehelpers.grid import AXES, Axes, best_cell, budgeted, is_complete, load_grid, plane, search
 
@@ -59,30 +62,29 @@ def test_a_second_search_trains_nothing_again(config, tmp_path, monkeypatch):
 
 
 def test_a_cell_that_was_running_when_the_process_died_is_trained_on(config, tmp_path, monkeypatch):
-    real = grid.train_cell
+    config = dataclasses.replace(config, epochs=2)
+    whole = search(config, tmp_path / "whole", cells=1)
+    real = loop.save_checkpoint
 
-    def die(cell, data, folder):
-        if len(list(folder.glob("*/last.safetensors"))) == 0 and not (tmp_path / "died").exists():
-            (tmp_path / "died").touch()
-            data_ = data
-            model = runs.build_model(cell, data_.part("train")["age"].to_numpy("float32"))
-            runs.train(model, data_.feeder("train"), data_.feeder("validation"), cell,
-                       folder / runs.run_folder(cell).name)
-            raise KeyboardInterrupt  # leaves the trial RUNNING in the journal, as a kill does
-        return real(cell, data, folder)
+    def die(file, tensors, state):
+        real(file, tensors, state)
+        if file.name == "last.safetensors":
+            (file.parent / f".{file.name}.0.part").touch()  # what a kill in the middle of writing leaves
+            raise SystemExit  # after the first epoch of the first cell
 
-    monkeypatch.setattr(grid, "train_cell", die)
-    with pytest.raises(KeyboardInterrupt):
-        search(config, tmp_path / "grid")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", die)
+        with pytest.raises(SystemExit):
+            search(config, tmp_path / "grid")
+    epochs = []
+    monkeypatch.setattr(loop, "save_checkpoint", lambda file, tensors, state: (
+        epochs.append(state["epoch"]) if file.name == "last.safetensors" else None, real(file, tensors, state)))
     table = search(config, tmp_path / "grid")
+    assert epochs[:3] == [2, 1, 2]  # the first cell goes on with its second epoch, the next one begins
     assert len(table) == 5 and is_complete(config, table)
-    assert load_json(tmp_path / "grid" / "config.json")["interrupted_cells"] == 1
-
-
-def load_json(file):
-    import json
-
-    return json.loads(file.read_text())
+    pd.testing.assert_frame_equal(table.head(1).drop(columns="seconds"), whole.drop(columns="seconds"))
+    assert json.loads((tmp_path / "grid" / "config.json").read_text())["interrupted_cells"] == 1
+    assert sorted(file.name for file in (tmp_path / "grid").iterdir()) == ["config.json", "grid.csv", "journal.log"]
 
 
 def test_a_diverging_cell_is_a_row_and_never_wins(config, tmp_path, monkeypatch):

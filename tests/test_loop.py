@@ -10,6 +10,7 @@ import torch
 from agehelpers.batches import Feeder
 from agehelpers.config import load_config
 from agehelpers.loop import (
+    Trainer,
     evaluate,
     load_checkpoint,
     load_model,
@@ -38,9 +39,12 @@ def feeders(config=CONFIG) -> tuple[Feeder, Feeder]:
     return (Feeder(pixels, rows[~held], ages[~held], config), Feeder(pixels, rows[held], ages[held], config))
 
 
-def fresh(config=CONFIG) -> AgeEstimationModel:
+def fresh_model(config=CONFIG) -> AgeEstimationModel:
     torch.manual_seed(config.seed)
     return AgeEstimationModel(config)
+
+
+fresh = fresh_model
 
 
 def test_history_and_checkpoints(tmp_path):
@@ -60,7 +64,7 @@ def test_history_and_checkpoints(tmp_path):
 @pytest.mark.parametrize("change", [
     {"head": "regression", "lr": 0.3, "start_at_median": True},
     {"head": "distribution"},
-    {"optimizer": "sgd", "lr": 0.05, "schedule": "constant", "ema": 0.0},
+    {"optimizer": "adamw", "lr": 0.003, "schedule": "constant", "ema": 0.0},
 ])
 def test_it_learns_what_can_be_seen(tmp_path, change):
     config = dataclasses.replace(CONFIG, epochs=25, rotation=0.0, scale=0.0, **change)
@@ -96,9 +100,15 @@ def test_flip_average_makes_the_answer_symmetric():
     assert not np.allclose(predict(model, Feeder(pixels, rows, ages, alone), alone), plain, atol=1e-3)
 
 
-@pytest.mark.parametrize("change", [{}, {"optimizer": "sgd", "lr": 0.05}, {"ema": 0.0, "schedule": "constant"}])
+@pytest.mark.parametrize("change", [{}, {"optimizer": "adamw", "lr": 0.003}, {"ema": 0.0, "schedule": "constant"}])
 def test_a_resume_from_any_checkpoint_is_exact(tmp_path, monkeypatch, change):
     config = dataclasses.replace(CONFIG, **change)
+
+    def fresh(config):
+        model = fresh_model(config)
+        model.backbone.append(torch.nn.Dropout(0.3))  # what is dropped has to be the same after a resume, too
+        return model
+
     training, validation = feeders(config)
     whole = train(fresh(config), training, validation, config, tmp_path / "whole")
     saved = []
@@ -166,10 +176,47 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path):
         load_model(file)
 
 
-def test_precision_is_fp32_on_a_cpu_unless_asked_for():
-    cpu = torch.device("cpu")
+def test_precision_follows_the_card(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert pick_precision(CONFIG, cpu) is torch.float32
     assert pick_precision(dataclasses.replace(CONFIG, precision="bf16"), cpu) is torch.bfloat16
+    for has_bf16, expected in ((True, torch.bfloat16), (False, torch.float16)):  # emulated bf16 does not count
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported",
+                            lambda including_emulation=True, has_bf16=has_bf16: has_bf16 or including_emulation)
+        assert pick_precision(CONFIG, cuda) is expected
+
+
+def test_mixed_precision_does_not_round_ages(tmp_path):
+    config = dataclasses.replace(CONFIG, head="regression", precision="bf16", epochs=1)
+    training, validation = feeders(config)
+    model = fresh(config)
+    train(model, training, validation, config, tmp_path)
+    torch.nn.init.constant_(model.head.bias, 77.123)
+    torch.nn.init.zeros_(model.head.weight)
+    assert predict(model, validation, config)["prediction"].iloc[0] == pytest.approx(77.123, abs=1e-4)
+
+
+def test_running_metrics_go_back_to_the_device_on_a_resume(tmp_path, monkeypatch):
+    training, validation = feeders()
+    trainer = Trainer(fresh(), CONFIG, torch.device("cpu"), training.steps())
+    trainer.learn(*next(training.training(0)))
+    trainer.save(tmp_path / "last.safetensors")
+    again, moved = Trainer(fresh(), CONFIG, torch.device("cpu"), training.steps()), []
+    monkeypatch.setattr(type(again.mae), "to", lambda self, device: moved.append(device) or self)
+    again.restore(tmp_path / "last.safetensors")
+    assert moved == [torch.device("cpu")] and again.step == 1
+
+
+def test_a_validation_that_is_not_finite_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("agehelpers.loop.evaluate", lambda *arguments: (1.0, float("nan")))
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train(fresh(), *feeders(), CONFIG, tmp_path)
+
+
+def test_half_written_files_of_a_killed_process_are_removed(tmp_path):
+    (tmp_path / ".last.safetensors.1234.part").write_bytes(b"half")
+    train(fresh(), *feeders(), dataclasses.replace(CONFIG, epochs=1), tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.safetensors", "last.safetensors"]
 
 
 def test_the_bar_is_quiet_where_output_is_a_file(capsys, monkeypatch):

@@ -14,7 +14,7 @@ import torch
 from agehelpers import runs
 from agehelpers.__main__ import main
 from agehelpers.config import load_config
-from agehelpers.loop import load_checkpoint
+from agehelpers.loop import load_checkpoint, save_checkpoint
 
 QUICK = {"epochs": 2, "image_size": 24, "batch_size": 16}
 
@@ -85,6 +85,30 @@ def test_records_are_kept_once(config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"history\.csv"):
         (target / "history.csv").unlink()
         runs.load_record("mine")
+
+
+def test_other_faces_are_another_run(config, faces, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, faces=None)
+    monkeypatch.setattr(type(config), "faces_folder", lambda self: faces)
+    first = runs.latest_run(config)
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    for file in sorted(faces.glob("*.jpg.chip.jpg"))[:50]:
+        (fewer / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(type(config), "faces_folder", lambda self: fewer)
+    assert len(runs.latest_run(config).predictions) < len(first.predictions)
+    with pytest.raises(FileExistsError, match="or faces"):
+        runs.run(config, runs.paths.runs_folder() / first.name)
+
+
+def test_a_checkpoint_made_on_a_card_predicts_on_a_cpu(config, faces, tmp_path, monkeypatch):
+    runs.run(config, tmp_path / "run")
+    tensors, state = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    state["config"] |= {"device": "cuda", "precision": "fp16"}
+    save_checkpoint(tmp_path / "card.safetensors", tensors, state)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    crops = sorted(faces.glob("2*_1_20170105*.jpg.chip.jpg"))[:2]
+    assert len(runs.predict_crops(tmp_path / "card.safetensors", crops)) == len(crops) > 0
 
 
 def test_an_index_is_cached_until_the_folder_changes(faces, tmp_path, monkeypatch):
@@ -160,7 +184,7 @@ def test_commands_from_a_folder_to_a_prediction(faces, tmp_path, capsys):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["train", "--profile", "ci", "--set", "learning_rate=1"], "unknown setting 'learning_rate'"),
-    (["train", "--profile", "ci", "--faces", "/nowhere"], "/nowhere"),
+    (["train", "--profile", "ci", "--faces", "/nowhere"], "/nowhere: no such folder"),
     (["predict", "face.jpg", "--checkpoint", "none.safetensors"], "none.safetensors: no such checkpoint"),
     (["index", "/nowhere", "--out", "table.csv"], "/nowhere"),
 ])
