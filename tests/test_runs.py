@@ -44,7 +44,7 @@ def test_a_finished_run_is_loaded_not_trained_again(config, tmp_path, monkeypatc
     monkeypatch.setattr(runs, "train", None)  # calling it would fail
     pd.testing.assert_frame_equal(runs.run(config, tmp_path / "run").predictions, first.predictions)
     with pytest.raises(FileExistsError, match="other settings"):
-        runs.run(dataclasses.replace(config, lr=0.1), tmp_path / "run")
+        runs.run(dataclasses.replace(config, lr=0.3), tmp_path / "run")
 
 
 def test_training_never_sees_a_test_picture(config, monkeypatch):
@@ -107,7 +107,7 @@ def test_a_checkpoint_made_on_a_card_predicts_on_a_cpu(config, faces, tmp_path, 
     state["config"] |= {"device": "cuda", "precision": "fp16"}
     save_checkpoint(tmp_path / "card.safetensors", tensors, state)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    crops = sorted(faces.glob("2*_1_20170105*.jpg.chip.jpg"))[:2]
+    crops = sorted(faces.glob("*_20170105*.jpg.chip.jpg"))[:2]
     assert len(runs.predict_crops(tmp_path / "card.safetensors", crops)) == len(crops) > 0
 
 
