@@ -8,8 +8,8 @@ export TQDM_DISABLE ?= $(if $(CI),1,)
 notebooks: .env-stamp
 	mkdir -p build
 	$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --output-dir build notebooks/*.ipynb
-	$(BIN)/jupyter nbconvert --log-level WARN --to html build/*.ipynb
-	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --output-dir build/figures build/*.ipynb
+	$(BIN)/jupyter nbconvert --log-level ERROR --to html build/*.ipynb
+	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --output-dir build/figures build/*.ipynb
 	@echo "Done. Open build/01_explore_faces.html (or any other .html there) in a browser; figures are in build/figures/."
 
 test: .env-stamp
