@@ -5,6 +5,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -53,10 +54,14 @@ def test_no_picture_of_a_person_and_nothing_large_is_tracked():
     assert sum(file.stat().st_size for file in files) < 20_000_000
 
 
-def test_the_results_block_is_what_the_records_say(tmp_path):
+def test_the_results_block_is_what_the_records_say():
     text = (ROOT / "README.md").read_text()
-    assert results.with_block(text, results.results_block(ROOT / "data" / "records")) == text
-    assert results.with_block(text.replace("years", "months"), results.results_block(ROOT / "data" / "records")) != text
+    block = results.results_block(ROOT / "data" / "records")
+    assert results.with_block(text, block) == text
+    typed = re.sub(r"\*\*\d+\.\d+\*\*", "**1.00**", text)
+    assert typed != text and results.with_block(typed, block) == text
+    with pytest.raises(ValueError, match="markers"):
+        results.with_block("no markers", block)
 
 
 def test_the_readme_names_what_is_there():
