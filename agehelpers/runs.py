@@ -74,11 +74,16 @@ def cached_index(folder: Path) -> pd.DataFrame:
     return read_index(file)
 
 
+def index_and_split(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Usable rows of the index of the faces of `config`, and their split."""
+    index = usable(cached_index(config.faces_folder()))
+    return index, make_split(index, config.protocol, config.split_seed)
+
+
 def prepare(config: Config) -> Data:
     """Index, split and decode the faces of `config`; the pixels move to the card where it has room."""
     folder, device = config.faces_folder(), pick_device(config)
-    index = usable(cached_index(folder)).reset_index(drop=True)
-    split = make_split(index, config.protocol, config.split_seed)
+    index, split = index_and_split(config)
     pixels = load_pixels(folder, index, config.pixels_size)
     table = index.assign(row=np.arange(len(index))).merge(split, on="name", validate="one_to_one")
     if config.limit:
@@ -192,8 +197,7 @@ def check_record_name(name: str) -> Path:
 
 def run_folder(config: Config) -> Path:
     """Folder of the run with these settings on these faces: runs/<profile>-<digest of settings and split>."""
-    index = usable(cached_index(config.faces_folder()))
-    split = split_hash(make_split(index, config.protocol, config.split_seed))
+    split = split_hash(index_and_split(config)[1])
     return paths.runs_folder() / f"{config.profile}-{settings_digest(config, split)}"
 
 

@@ -67,6 +67,7 @@ def test_the_choice_of_profile(monkeypatch, tmp_path):
     monkeypatch.setattr("agehelpers.paths.ROOT", tmp_path)
     config, why = choose_profile()
     assert config.profile == "ci" and "no UTKFace" in why
+    assert "its faces are drawn" in choose_profile("laptop")[1]
     folder = tmp_path / "data" / "UTKFace"
     folder.mkdir(parents=True)
     assert choose_profile()[0].profile == "ci"  # an empty folder is no UTKFace

@@ -1,13 +1,14 @@
 """The pixel cache: the same as PIL pixel by pixel, keyed by content, atomic."""
 
 import hashlib
+import os
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from agehelpers.pixels import load_pixels
+from agehelpers.pixels import content_key, load_pixels
 
 
 def make(folder, modes=("RGB", "L", "CMYK", "RGBA")):
@@ -49,6 +50,18 @@ def test_decoded_once_and_keyed_by_content_order_and_size(tmp_path):
     changed = index.assign(sha256=["f" * 16, *index["sha256"][1:]])
     load_pixels(tmp_path, changed, 20, cache)
     assert len(list(cache.iterdir())) == 4
+
+
+def test_what_a_killed_process_left_is_removed_but_not_what_another_one_writes(tmp_path):
+    index, cache = make(tmp_path), tmp_path / "cache"
+    cache.mkdir()
+    name = content_key(index["sha256"].tolist(), 20)
+    old, new = cache / f".{name}.1.part", cache / f".{name}.2.part"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    load_pixels(tmp_path, index, 20, cache)
+    assert not old.exists() and new.exists()
 
 
 def test_read_only(tmp_path):

@@ -1,5 +1,6 @@
 """The repository keeps its promises: one list of dependencies, no pictures of people, a generated results block."""
 
+import dataclasses
 import re
 import subprocess
 import tomllib
@@ -9,7 +10,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from agehelpers import results
+from agehelpers import grid, results, runs
+from agehelpers.config import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -62,6 +64,13 @@ def test_the_results_block_is_what_the_records_say():
     assert typed != text and results.with_block(typed, block) == text
     with pytest.raises(ValueError, match="markers"):
         results.with_block("no markers", block)
+
+
+def test_the_laptop_profile_is_the_grids_winner_and_what_the_record_was_trained_with(monkeypatch):
+    monkeypatch.setenv("AGEHELPERS_RECORDS", str(ROOT / "data" / "records"))
+    laptop = dataclasses.asdict(PROFILES["laptop"])
+    assert {key: laptop[key] for key in grid.AXES} == grid.best_cell(grid.load_grid("laptop_grid")[0])
+    assert runs.load_record("laptop_holdout").config["config"] == laptop
 
 
 def test_the_readme_names_what_is_there():

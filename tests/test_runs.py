@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from agehelpers import runs
-from agehelpers.__main__ import main
+from agehelpers.__main__ import COMMANDS, main
 from agehelpers.config import load_config
 from agehelpers.loop import load_checkpoint, save_checkpoint
 
@@ -180,6 +180,18 @@ def test_commands_from_a_folder_to_a_prediction(faces, tmp_path, capsys):
     assert main(["predict", str(faces / row["name"]), "--checkpoint", str(checkpoint)]) == 0
     printed = capsys.readouterr().out.splitlines()[-1].split()
     assert float(printed[-2]) == pytest.approx(row["prediction"], abs=0.06)  # what the record says of this picture
+
+
+def test_a_full_card_is_explained_and_other_faults_are_not_hidden(monkeypatch, capsys):
+    def fail(options):
+        raise RuntimeError(message)
+
+    monkeypatch.setitem(COMMANDS, "train", fail)
+    message = "CUDA out of memory. Tried to allocate"
+    assert main(["train"]) == 1 and "smaller batch_size" in capsys.readouterr().err
+    message = "a fault of ours"
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        main(["train"])
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
