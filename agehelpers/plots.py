@@ -134,7 +134,7 @@ def error_by_group(table: pd.DataFrame, measure: str = "mae", reference: tuple[f
     if measure == "bias":
         ax.axvline(0, color="0.3", linewidth=1)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # not among the data
     label = {"mae": "mean absolute error (years)", "bias": "bias: prediction minus age (years)"}[measure]
     ax.set(xlabel=f"{label}, 95 % interval",
            ylabel={"age_group": "age group (years)"}.get(key, key) + (f" (n: {' / '.join(hues)})" if second else ""),
