@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TQDM_DISABLE ?= $(if $(CI),1,)
 
-.PHONY: notebooks test lab outputs lock clean
+.PHONY: notebooks test lab outputs records lock clean
 
 notebooks: .env-stamp
 	mkdir -p build
@@ -18,6 +18,10 @@ test: .env-stamp
 	AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet
 	AGEHELPERS_RUNS=$$(mktemp -d) AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet -W default --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval.cfg notebooks
+
+# Every committed record that is missing and can be made here (hours on a CPU; resumable), then README and figures.
+records: .env-stamp
+	$(BIN)/python -m agehelpers records; made=$$?; $(BIN)/python -m agehelpers results && exit $$made
 
 lab: .env-stamp
 	$(BIN)/jupyter lab notebooks

@@ -1,4 +1,4 @@
-"""Command line: index, download, train, grid, predict, results. The notebooks call the same functions."""
+"""Command line: index, download, train, grid, records, predict, results. The notebooks call the same functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,12 @@ def parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="age of faces already cropped as UTKFace's")
     predict.add_argument("crops", nargs="+", type=Path, metavar="CROP")
-    predict.add_argument("--checkpoint", type=Path, required=True, help="best.safetensors of a run")
+    predict.add_argument("--checkpoint", type=Path, help="best.safetensors of a run; default: the packaged weights")
+
+    records = commands.add_parser("records", help="make the committed records that are missing; they stand in a plan")
+    records.add_argument("--list", action="store_true", help="only show the plan: what stands, what can be made here")
+    records.add_argument("--all", action="store_true", help="also further splits, which only narrow the intervals")
+    records.add_argument("--only", nargs="+", default=[], metavar="RECORD", help="only these")
 
     results = commands.add_parser("results", help="write the README's results block and figure from the records")
     results.add_argument("--figure", default="laptop_holdout", help="record that the figure shows")
@@ -55,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"agehelpers {options.command}: the card is out of memory; use a smaller batch_size", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted; the last checkpoint is kept, go on with --resume.", file=sys.stderr)
+        print("\nInterrupted. The last checkpoint is kept: the same command goes on (train and grid with --resume).",
+              file=sys.stderr)
         return 130
 
 
@@ -123,22 +129,32 @@ def _overrides(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from agehelpers.records import PACKAGED
     from agehelpers.runs import predict_crops
 
-    print(predict_crops(options.checkpoint, options.crops).to_string(index=False))
+    print(predict_crops(options.checkpoint or PACKAGED, options.crops).to_string(index=False))
     return 0
+
+
+def _records(options: argparse.Namespace) -> int:
+    from agehelpers.records import make_all, overview
+
+    if options.list:
+        print(overview(options.all).to_string(index=False))
+        return 0
+    return 1 if make_all(options.all, options.only) else 0
 
 
 def _results(options: argparse.Namespace) -> int:
     from agehelpers.results import update
 
     update(paths.ROOT / "README.md", options.figure)
-    print("README.md and docs/results.png written")
+    print("README.md, docs/results.png, docs/published.png and the model card written")
     return 0
 
 
-COMMANDS = {"index": _index, "download": _download, "train": _train, "grid": _grid, "predict": _predict,
-            "results": _results}
+COMMANDS = {"index": _index, "download": _download, "train": _train, "grid": _grid, "records": _records,
+            "predict": _predict, "results": _results}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -45,8 +45,11 @@ class Draw:
     box: torch.Tensor
 
 
-def draw_augmentation(count: int, config: Config, generator: torch.Generator | None) -> Draw:
-    """Random geometry and light for `count` pictures; without a generator the unchanged whole picture."""
+def draw_augmentation(count: int, config: Config, generator: torch.Generator | None, size: int = 0) -> Draw:
+    """Random geometry and light for `count` pictures; without a generator the unchanged whole picture.
+
+    `size`: side of the output in pixels, by default the configuration's.
+    """
     theta = torch.eye(2, 3).repeat(count, 1, 1)
     box = torch.zeros(count, 4, dtype=torch.int64)
     if generator is None:
@@ -60,7 +63,7 @@ def draw_augmentation(count: int, config: Config, generator: torch.Generator | N
     # an output point is mirrored, then turned and scaled, then shifted: the face zooms in where zoom > 1
     theta[:, 0] = torch.stack([mirror * cos, -sin, 2 * config.shift * spread[:, 3]], 1)
     theta[:, 1] = torch.stack([mirror * sin, cos, 2 * config.shift * spread[:, 4]], 1)
-    side = config.image_size
+    side = size or config.image_size
     height, width = (side * (0.15 + 0.25 * u[:, 7])).long(), (side * (0.15 + 0.25 * u[:, 8])).long()
     top, left = (u[:, 9] * (side - height)).long(), (u[:, 10] * (side - width)).long()
     erased = (u[:, 6] < config.erase).long()
@@ -140,18 +143,19 @@ class Feeder:
         """Batches in an epoch; the last one may be smaller."""
         return math.ceil(len(self) / self.config.batch_size)
 
-    def gather(self, chosen: np.ndarray, generator: torch.Generator | None) -> torch.Tensor:
+    def gather(self, chosen: np.ndarray, generator: torch.Generator | None, size: int = 0) -> torch.Tensor:
         """Pictures `chosen` (positions in this part), augmented under `generator`: float32 [B, 3, H, W]."""
-        draw = draw_augmentation(len(chosen), self.config, generator)
+        size = size or self.config.image_size
+        draw = draw_augmentation(len(chosen), self.config, generator, size)
         rows = self.rows[chosen]
         if self.device.type == "cpu":
-            images = warp_cpu(np.asarray(self.pixels)[rows], draw.theta, self.config.image_size)
+            images = warp_cpu(np.asarray(self.pixels)[rows], draw.theta, size)
         else:
             if isinstance(self.pixels, torch.Tensor):
                 pixels = self.pixels[torch.from_numpy(rows).to(self.device)]
             else:
                 pixels = torch.from_numpy(self.pixels[rows]).pin_memory().to(self.device, non_blocking=True)
-            images = warp_batched(pixels, draw.theta.to(self.device), self.config.image_size)
+            images = warp_batched(pixels, draw.theta.to(self.device), size)
         return finish(images, draw)
 
     def training(self, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -163,7 +167,8 @@ class Feeder:
         for step in range(first, self.steps()):
             chosen = order[step * self.config.batch_size:(step + 1) * self.config.batch_size]
             generator = torch.Generator().manual_seed(step_seed(self.config.seed, epoch, step))
-            yield self.gather(chosen, generator), torch.from_numpy(self.ages[chosen]).to(self.device)
+            images = self.gather(chosen, generator, self.config.size_at(epoch))
+            yield images, torch.from_numpy(self.ages[chosen]).to(self.device)
 
     def evaluation(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Whole pictures in order, nothing random."""

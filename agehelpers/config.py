@@ -26,9 +26,11 @@ class Config:
     # data
     faces: str | None = None  # folder of pictures; None: UTKFace where it lies in data/, else drawn faces
     protocol: str = "holdout"
-    split_seed: int = 0
+    split_seed: int = 0  # with protocol=benchmark: which of the five splits
     limit: int = 0  # use this many pictures, spread evenly over the split (0: all of them)
     image_size: int = 64  # side of what the network sees
+    grow_from: int | None = None  # side in the first epoch, growing to image_size over three quarters of the epochs
+    conflicts: str = "keep"  # training pictures that repeat with other ages: "keep", "median" (of the ages), "drop"
     cache_size: int | None = None  # side of the decoded pixels; None: 1.25 * image_size, at most 200
     # augmentation, drawn for each picture on its own
     flip: bool = True
@@ -38,6 +40,7 @@ class Config:
     brightness: float = 0.2  # added, uniform in [-brightness, brightness] of the full range
     contrast: float = 0.2  # factor about the picture's mid-grey, uniform in [1 - contrast, 1 + contrast]
     erase: float = 0.0  # probability of one erased rectangle
+    mixup: float = 0.0  # parameter of the Beta distribution by which two pictures and their losses are mixed; 0: none
     # model
     backbone: str = "resnet18"
     weights: str | None = None  # a torchvision weights name such as IMAGENET1K_V2, or None: from scratch
@@ -55,32 +58,39 @@ class Config:
     nesterov: bool = True
     weight_decay: float = 5e-4
     schedule: str = "one_cycle"  # "one_cycle" (lr is the peak) or "constant"
+    warmup: float = 0.3  # share of the steps of one_cycle in which the rate rises
     ema: float = 0.995  # decay of the running mean of the weights, per step; 0: none
     flip_average: bool = True  # at evaluation, average over the picture and its mirror image
     seed: int = 0
     device: str = "auto"  # "auto", "cpu" or "cuda"
-    precision: str = "auto"  # "auto" (bf16 or fp16 on CUDA, fp32 on CPU), "fp32", "bf16", "fp16"
+    precision: str = "auto"  # "auto" (bf16 where the hardware has it, else fp16 on CUDA, fp32 on CPU), or one of these
+    evaluate_every: int = 1  # evaluate validation after every so many epochs, and always after the last
     checkpoint_steps: int = 200  # write the last checkpoint after this many steps, and after each epoch
 
     def __post_init__(self) -> None:
         choices = {"head": ("regression", "distribution"), "decode": ("median", "mean"),
                    "optimizer": ("sgd", "adamw"), "schedule": ("one_cycle", "constant"),
-                   "device": ("auto", "cpu", "cuda"), "precision": ("auto", "fp32", "bf16", "fp16")}
+                   "device": ("auto", "cpu", "cuda"), "conflicts": ("keep", "median", "drop"),
+                   "precision": ("auto", "fp32", "bf16", "fp16")}
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise ValueError(f"{key}={getattr(self, key)!r}: choose one of {', '.join(allowed)}")
-        for key in ("image_size", "epochs", "batch_size", "checkpoint_steps", "lr", "sigma"):
+        for key in ("image_size", "epochs", "batch_size", "checkpoint_steps", "evaluate_every", "lr", "sigma",
+                    "warmup"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must be greater than 0")
         for key in ("limit", "rotation", "scale", "shift", "brightness", "contrast", "erase", "ema",
-                    "momentum", "weight_decay", "l1_weight"):
+                    "momentum", "weight_decay", "l1_weight", "mixup"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must not be negative")
-        for key in ("erase", "ema"):
+        for key in ("erase", "ema", "warmup"):
             if not getattr(self, key) <= 1:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must be between 0 and 1")
         if self.cache_size is not None and self.cache_size < 1:
             raise ValueError(f"cache_size={self.cache_size!r}: must be greater than 0, or none")
+        if self.grow_from is not None and (self.grow_from % 8 or not 8 <= self.grow_from <= self.image_size):
+            raise ValueError(f"grow_from={self.grow_from!r}: must be a multiple of 8, at most image_size="
+                             f"{self.image_size}, or none")
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum greater than 0; use nesterov=false")
 
@@ -88,6 +98,13 @@ class Config:
     def pixels_size(self) -> int:
         """Side of the cached pixels: a margin over what the network sees, but no more than UTKFace's own 200."""
         return self.cache_size or min(200, round(1.25 * self.image_size))
+
+    def size_at(self, epoch: int) -> int:
+        """Side of the training pictures in `epoch` (from 0): multiples of 8 on the way from grow_from to image_size."""
+        if self.grow_from is None:
+            return self.image_size
+        share = min(1.0, epoch / max(1.0, 0.75 * self.epochs))
+        return min(self.image_size, round((self.grow_from + share * (self.image_size - self.grow_from)) / 8) * 8)
 
     def faces_folder(self) -> Path:
         """Folder of the pictures; the drawn faces are made on first use."""
@@ -103,10 +120,12 @@ class Config:
 PROFILES: dict[str, Config] = {
     "ci": Config(
         profile="ci", image_size=40, backbone="tiny", epochs=12, batch_size=32, lr=0.1, ema=0.9, sigma=3.0,
-        device="cpu", checkpoint_steps=20,
+        device="cpu", precision="fp32", checkpoint_steps=20,
     ),
     "laptop": Config(
-        profile="laptop", image_size=64, backbone="resnet18", epochs=13, batch_size=64, lr=0.05, weight_decay=1e-4,
+        profile="laptop", image_size=72, grow_from=48, backbone="resnet14", epochs=36, batch_size=64, lr=0.05,
+        weight_decay=5e-4, warmup=0.2, rotation=8.0, scale=0.08, shift=0.04, brightness=0.1, contrast=0.1,
+        evaluate_every=3,
     ),
     "gpu": Config(
         profile="gpu", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", epochs=30, batch_size=256,

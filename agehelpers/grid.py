@@ -15,7 +15,7 @@ import pandas as pd
 
 from agehelpers import paths, runs
 from agehelpers.config import PROFILES, Config
-from agehelpers.loop import train
+from agehelpers.loop import pick_precision, train
 
 if TYPE_CHECKING:
     import optuna
@@ -39,11 +39,21 @@ FINE_TUNING = Axes(lr=(0.005, 0.003, 0.001, 0.0007), weight_decay=(1e-5, 1e-4, 0
 FROM_SCRATCH = Axes(lr=(0.3, 0.15, 0.05, 0.015), weight_decay=(5e-4, 1e-4, 0.0))
 GRIDS = {"gpu": FINE_TUNING, "reference": FINE_TUNING, "laptop": FROM_SCRATCH,
          "ci": Axes(lr=(0.2, 0.05, 0.01), weight_decay=(5e-4, 0.0), momenta=(0.8, 0.9))}
+
+
+def axes_of(config: Config) -> Axes:
+    """The grid of a profile; `gpu` without ImageNet weights searches the rates of a training from scratch."""
+    return FROM_SCRATCH if config.profile == "gpu" and config.weights is None else GRIDS[config.profile]
+
+
 # A cell is a short, small run: enough to rank settings, not to use the result.
 BUDGETS: dict[str, dict[str, Any]] = {
     "ci": {"epochs": 4},
-    "laptop": {"epochs": 4, "image_size": 48, "limit": 5000, "ema": 0.97},  # a few hundred steps: a shorter memory
-    "gpu": {"epochs": 5, "ema": 0.98}, "reference": {"epochs": 5},
+    # No test picture of any protocol is in `selection`. A few hundred steps: a shorter running mean.
+    "laptop": {"protocol": "selection", "epochs": 4, "image_size": 40, "grow_from": None, "limit": 7000, "ema": 0.98,
+               "evaluate_every": 100},
+    "gpu": {"protocol": "selection", "epochs": 5, "image_size": 112, "grow_from": None, "ema": 0.98},
+    "reference": {"protocol": "selection", "epochs": 5},
 }
 
 
@@ -81,7 +91,7 @@ def best_cell(table: pd.DataFrame) -> dict[str, float]:
 
 def is_complete(config: Config, table: pd.DataFrame) -> bool:
     """Whether every cell of both stages has been tried."""
-    axes = GRIDS[config.profile]
+    axes = axes_of(config)
     tried = {tuple(row) for row in table[list(AXES)].to_numpy()}
     first = {tuple(cell.values()) for cell in plane(axes)}
     if not first <= tried:
@@ -115,11 +125,11 @@ def search(config: Config, folder: Path, cells: int = 0) -> pd.DataFrame:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    config, axes, folder = budgeted(config), GRIDS[config.profile], Path(folder)
+    config, axes, folder = budgeted(config), axes_of(config), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(journal(folder)))),
                                 study_name="grid", direction="minimize", load_if_exists=True)
-    data = runs.prepare(config)
+    data = runs.prepare(config, runs.SELECTION)
     left = _train_missing(study, plane(axes), cells or 1000, config, data, folder)
     table = cells_table(study)
     if left:  # the first stage is complete
@@ -130,9 +140,10 @@ def search(config: Config, folder: Path, cells: int = 0) -> pd.DataFrame:
     paths.write_atomically(folder / "grid.csv", table.to_csv(index=False))
     paths.write_json(folder / "config.json", {
         "config": dataclasses.asdict(config), "axes": dataclasses.asdict(axes), "split": data.split,
-        "counts": {part: len(data.part(part)) for part in ("train", "validation")},
+        "counts": {part: len(data.part(part)) for part in runs.SELECTION},
         "interrupted_cells": study.user_attrs.get("interrupted_cells", 0),
         "training_seconds": round(float(table["seconds"].sum()), 1), "device": data.device.type,
+        "precision": str(pick_precision(config, data.device)).removeprefix("torch."),
         "hardware": runs.hardware(), "versions": paths.versions((*paths.PACKAGES, "optuna"))})
     return table
 
@@ -170,7 +181,7 @@ def train_cell(config: Config, data: runs.Data, place: Path) -> dict[str, float]
     data = dataclasses.replace(data, config=config)
     model = runs.build_model(config, data.part("train")["age"].to_numpy(np.float32))
     history = train(model, data.feeder("train"), data.feeder("validation"), config, place, resume=True)
-    best = history.iloc[int(history["val_mae"].argmin())]
+    best = history.sort_values("val_mae", kind="stable").iloc[0]  # epochs not evaluated are last
     return {key: round(float(best[key]), 5) for key in ("val_mae", "val_loss", "train_mae")} | {
         "seconds": round(float(history["seconds"].sum()), 1)}
 

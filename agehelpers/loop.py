@@ -45,11 +45,12 @@ def pick_device(config: Config) -> torch.device:
 
 
 def pick_precision(config: Config, device: torch.device) -> torch.dtype:
-    """bf16 where the card has it, fp16 on other CUDA cards, fp32 on CPU; an explicit precision wins."""
+    """bf16 where card or processor compute with it, else fp16 on CUDA and fp32 on CPU; an explicit precision wins."""
     if config.precision != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-    if device.type == "cpu":
-        return torch.float32
+    if device.type == "cpu":  # without such instructions bf16 is many times slower than fp32
+        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
@@ -103,7 +104,7 @@ class Trainer:
     def __post_init__(self) -> None:
         config = self.config
         self.precision = pick_precision(config, self.device)
-        self.model.to(self.device).to(memory_format=self.memory_format())
+        self.model.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema),
                                       use_buffers=True) if config.ema else None
         self.optimizer: torch.optim.Optimizer = (
@@ -111,9 +112,10 @@ class Trainer:
                             weight_decay=config.weight_decay) if config.optimizer == "sgd"
             else torch.optim.AdamW(self.model.parameters(), config.lr, weight_decay=config.weight_decay))
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
-            torch.optim.lr_scheduler.OneCycleLR(self.optimizer, config.lr, config.epochs * self.steps,
-                                                cycle_momentum=False) if config.schedule == "one_cycle"
-            else torch.optim.lr_scheduler.ConstantLR(self.optimizer, 1.0))
+            torch.optim.lr_scheduler.OneCycleLR(
+                self.optimizer, config.lr, config.epochs * self.steps, cycle_momentum=False,
+                pct_start=max(config.warmup, 2 / (config.epochs * self.steps)))  # it has to rise for two steps at least
+            if config.schedule == "one_cycle" else torch.optim.lr_scheduler.ConstantLR(self.optimizer, 1.0))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.loss = MeanMetric(nan_strategy="disable").to(self.device)
         self.mae = MeanAbsoluteError().to(self.device)
@@ -122,20 +124,22 @@ class Trainer:
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.history: list[dict[str, float]] = []
 
-    def memory_format(self) -> torch.memory_format:
-        """Channels last pays on CUDA's tensor cores; on CPU it does not."""
-        return torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
-
     def evaluated(self) -> AgeEstimationModel:
         """The model that is evaluated and kept: the averaged one where there is one."""
         return self.model if self.averaged is None else cast(AgeEstimationModel, self.averaged.module)
 
     def learn(self, images: Tensor, ages: Tensor) -> None:
         """One step: forward, backward, update; metrics weighted by the batch's size."""
-        torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step))  # dropout, where a backbone has it
+        torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step))  # mixing; dropout, if any
+        if self.config.mixup:  # Zhang et al., ICLR 2018, arXiv 1710.09412
+            share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
+            other = torch.randperm(len(ages))
+            images = share * images + (1 - share) * images[other]
         with autocast(self.device, self.precision):
-            outputs = self.model(images.contiguous(memory_format=self.memory_format()))
+            outputs = self.model(images.contiguous(memory_format=torch.channels_last))
         loss = self.model.head.loss(outputs, ages)
+        if self.config.mixup:
+            loss = share * loss + (1 - share) * self.model.head.loss(outputs, ages[other])
         self.optimizer.zero_grad()
         self.scaler.scale(loss.mean()).backward()
         self.scaler.step(self.optimizer)
@@ -160,7 +164,7 @@ class Trainer:
         save_checkpoint(file, tensors, {
             "config": asdict(self.config), "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
             "history": self.history, "param_groups": inner["param_groups"], "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict()})
+            "scaler": self.scaler.state_dict(), "precision": str(self.precision)})
 
     def restore(self, file: Path) -> None:
         """Continue from `file`; ValueError where it was made with other settings."""
@@ -170,6 +174,10 @@ class Trainer:
         if differing:
             raise ValueError(f"{file} was trained with another {', '.join(differing)}; resume with the same settings, "
                              "or choose another name for this run")
+
+        if state.get("precision") not in (None, str(self.precision)):
+            raise ValueError(f"{file} was computed in {state['precision']}, here it would go on in {self.precision}; "
+                             "go on where it began, or choose another name for this run")
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -208,7 +216,8 @@ def train(model: AgeEstimationModel, training: Feeder, validation: Feeder, confi
     Returns
     -------
     DataFrame
-        One row an epoch: epoch (from 1), train_loss, train_mae, val_loss, val_mae (years), lr, seconds.
+        One row an epoch: epoch (from 1), train_loss, train_mae, val_loss, val_mae (years), lr, seconds. Validation
+        is NaN in epochs after which it was not evaluated.
 
     Raises
     ------
@@ -248,16 +257,19 @@ def _finish_epoch(trainer: Trainer, validation: Feeder, best: Path, seconds: flo
     """Evaluate on validation, add a row to the history, keep the weights if they are the best so far."""
     started = time.perf_counter()
     train_loss, train_mae = float(trainer.loss.compute()), float(trainer.mae.compute())
-    val_loss, val_mae = evaluate(trainer.evaluated(), validation, trainer.config)
-    if not all(map(math.isfinite, (train_loss, train_mae, val_loss, val_mae))):
+    done = trainer.epoch + 1
+    due = done % trainer.config.evaluate_every == 0 or done == trainer.config.epochs
+    val_loss, val_mae = evaluate(trainer.evaluated(), validation, trainer.config) if due else (math.nan, math.nan)
+    if not all(map(math.isfinite, (train_loss, train_mae, *((val_loss, val_mae) if due else ())))):
         raise FloatingPointError(f"the loss of epoch {trainer.epoch + 1} is {train_loss:g}, on validation "
                                  f"{val_loss:g}; a lower lr (now {trainer.config.lr:g}) usually helps")
     trainer.loss.reset()
     trainer.mae.reset()
     rate = trainer.optimizer.param_groups[0]["lr"]
-    row = {"epoch": trainer.epoch + 1, "train_loss": train_loss, "train_mae": train_mae, "val_loss": val_loss,
+    row = {"epoch": done, "train_loss": train_loss, "train_mae": train_mae, "val_loss": val_loss,
            "val_mae": val_mae, "lr": rate, "seconds": seconds + time.perf_counter() - started}
-    if val_mae < min((earlier["val_mae"] for earlier in trainer.history), default=float("inf")):
+    if val_mae < min((earlier["val_mae"] for earlier in trainer.history if earlier["val_mae"] == earlier["val_mae"]),
+                     default=math.inf):  # a NaN, where nothing was evaluated, is not equal to itself
         weights = {f"model.{key}": value for key, value in trainer.evaluated().state_dict().items()}
         save_checkpoint(best, weights, {"config": asdict(trainer.config), "epoch": row["epoch"], "val_mae": val_mae})
     trainer.history.append(row)
@@ -278,6 +290,7 @@ def progress_bar(total: int, done: int = 0) -> tqdm:
 
 def outputs_of(model: AgeEstimationModel, images: Tensor, config: Config, device: torch.device) -> Tensor:
     """Raw outputs [B, K] in fp32, averaged with those of the mirror images where the configuration says so."""
+    images = images.contiguous(memory_format=torch.channels_last)
     with autocast(device, pick_precision(config, device)):
         outputs = model(images)
         if config.flip_average:

@@ -157,8 +157,14 @@ class AgeEstimationModel(nn.Module):
             return self.head(features.float())
 
 
+TRUNCATED = {"resnet14": "resnet18", "resnet28": "resnet34"}  # without the fourth stage: see build_backbone
+
+
 def build_backbone(name: str, weights: str | None) -> tuple[nn.Module, int]:
     """A torchvision network without its last linear layer, and the width of its features.
+
+    "resnet14" and "resnet28" are the first three stages of resnet18 and resnet34. At 64 pixels the fourth stage works
+    on 2 x 2 cells: it holds three quarters of the weights and, on a CPU, takes half of the time.
 
     Raises
     ------
@@ -167,16 +173,18 @@ def build_backbone(name: str, weights: str | None) -> tuple[nn.Module, int]:
     FileNotFoundError
         The weights are neither in torch's cache nor can they be downloaded. They are never silently replaced.
     """
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        raise ValueError(f"backbone={name!r} is not in torchvision.models; for example resnet18, mobilenet_v3_small")
+    whole = TRUNCATED.get(name, name)
+    if whole not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(f"backbone={name!r} is not in torchvision.models, nor one of {', '.join(TRUNCATED)}; "
+                         "for example resnet18, mobilenet_v3_small")
     chosen = None
     if weights is not None:
-        kinds = torchvision.models.get_model_weights(name)
+        kinds = torchvision.models.get_model_weights(whole)
         if weights not in kinds.__members__:
             raise ValueError(f"weights={weights!r}: {name} has {', '.join(kinds.__members__)}, or none")
         chosen = kinds[weights]
     try:
-        network = torchvision.models.get_model(name, weights=chosen)
+        network = torchvision.models.get_model(whole, weights=chosen)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a broken download fails its hash
         if chosen is None:
             raise
@@ -187,6 +195,9 @@ def build_backbone(name: str, weights: str | None) -> tuple[nn.Module, int]:
     last, layer = [(key, module) for key, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
     parent, _, key = last.rpartition(".")
     setattr(network.get_submodule(parent), key, nn.Identity())
+    if name in TRUNCATED:
+        network.layer4 = nn.Identity()
+        return network, network.layer3[-1].conv2.out_channels
     return network, layer.in_features
 
 

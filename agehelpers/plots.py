@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,31 +36,37 @@ def _axes(ax: Axes | None, width: float = 7.0, height: float = 4.2) -> Axes:
     return ax
 
 
-def _reference(ax: Axes, value: float, text: str, vertical: bool = False) -> None:
-    """A dashed line at `value` with its name in the legend."""
-    (ax.axvline if vertical else ax.axhline)(value, color=QUIET, linestyle="--", linewidth=1.2, label=text, zorder=1)
+References = Sequence[tuple[float, str]]  # value and name of lines to compare with
 
 
-def history_curve(history: pd.DataFrame, measure: str = "mae", reference: tuple[float, str] | None = None,
+def _references(ax: Axes, references: References, vertical: bool = False) -> None:
+    """A broken line at each value, its name in the legend."""
+    for (value, text), style in zip(references, itertools.cycle(["--", ":", "-.", (0, (5, 1, 1, 1, 1, 1))])):
+        draw = ax.axvline if vertical else ax.axhline
+        draw(value, color=QUIET, linestyle=style, linewidth=1.3, label=text, zorder=1)
+
+
+def history_curve(history: pd.DataFrame, measure: str = "mae", references: References = (),
                   ax: Axes | None = None) -> Axes:
     """`measure` ("mae", "loss" or "lr") by epoch; training and validation, the best validation epoch marked.
 
-    `reference`: value and name of a dashed line, such as the median baseline's error.
+    `references`: values and names of broken lines, such as the median baseline's error. Epochs without a validation
+    are passed over.
     """
     ax = _axes(ax)
     label = {"mae": "mean absolute error (years)", "loss": "loss", "lr": "learning rate"}[measure]
     if measure == "lr":
         ax.plot(history["epoch"], history["lr"], color=MAIN, marker="o", markersize=4)
     else:
-        train, validation = history[f"train_{measure}"], history[f"val_{measure}"]
-        ax.plot(history["epoch"], train, color=MAIN, marker="o", markersize=4, label="training")
-        ax.plot(history["epoch"], validation, color=SECOND, marker="s", markersize=4, label="validation")
+        ax.plot(history["epoch"], history[f"train_{measure}"], color=MAIN, marker="o", markersize=4, label="training")
+        seen = history.dropna(subset=f"val_{measure}")
+        validation = seen[f"val_{measure}"]
+        ax.plot(seen["epoch"], validation, color=SECOND, marker="s", markersize=4, label="validation")
         if measure == "mae":
             best = int(validation.to_numpy().argmin())
-            ax.plot(history["epoch"].iloc[best], validation.iloc[best], "*", color=SECOND, markersize=15,
+            ax.plot(seen["epoch"].iloc[best], validation.iloc[best], "*", color=SECOND, markersize=15,
                     linestyle="none", label=f"best validation: {validation.iloc[best]:.2f} years")
-    if reference is not None:
-        _reference(ax, *reference)
+    _references(ax, references)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -81,8 +88,11 @@ def learning_rate_range(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def grid_heat_map(trials: pd.DataFrame, value: str = "val_mae", rows: str = "lr", columns: str = "weight_decay",
-                  label: str = "validation MAE (years)", ax: Axes | None = None) -> Axes:
-    """Cells `rows` x `columns` of a grid search, each with its `value`; the lowest is framed. Empty: not tried."""
+                  label: str = "validation MAE (years)", note: str = "", ax: Axes | None = None) -> Axes:
+    """Cells `rows` x `columns` of a grid search, each with its `value`; the lowest is framed. Empty: not tried.
+
+    `note` is the title, such as the median baseline's error.
+    """
     table = trials.pivot_table(index=rows, columns=columns, values=value).sort_index(ascending=False)
     ax = _axes(ax, 1.6 * table.shape[1] + 2.4, 0.7 * table.shape[0] + 1.5)
     ax.grid(False)
@@ -92,6 +102,7 @@ def grid_heat_map(trials: pd.DataFrame, value: str = "val_mae", rows: str = "lr"
     row, column = np.unravel_index(np.nanargmin(table.to_numpy(float)), table.shape)
     ax.add_patch(plt.Rectangle((float(column), float(row)), 1, 1, fill=False, edgecolor=SECOND, linewidth=3))
     ax.tick_params(length=0, labelrotation=0)
+    ax.set_title(note, fontsize=10)
     return ax
 
 
@@ -112,7 +123,7 @@ def predicted_against_true(predictions: pd.DataFrame, running: pd.DataFrame, ax:
     return ax
 
 
-def error_by_group(table: pd.DataFrame, measure: str = "mae", reference: tuple[float, str] | None = None,
+def error_by_group(table: pd.DataFrame, measure: str = "mae", references: References = (),
                    ax: Axes | None = None) -> Axes:
     """A dot and its 95 % interval for each row of `analysis.by_group`; `measure` is "mae" or "bias".
 
@@ -129,8 +140,7 @@ def error_by_group(table: pd.DataFrame, measure: str = "mae", reference: tuple[f
         ax.plot(rows[measure], y, "o", color=colour, label=hue or None)
     counts = [" / ".join(f"{n:,}" for n in table.loc[table[key] == group, "n"]) for group in groups]
     ax.set_yticks(range(len(groups)), [f"{name}  (n = {count})" for name, count in zip(groups, counts, strict=True)])
-    if reference is not None:
-        _reference(ax, *reference, vertical=True)
+    _references(ax, references, vertical=True)
     if measure == "bias":
         ax.axvline(0, color="0.3", linewidth=1)
     if ax.get_legend_handles_labels()[0]:
@@ -144,9 +154,70 @@ def error_by_group(table: pd.DataFrame, measure: str = "mae", reference: tuple[f
     return ax
 
 
-def cs_curves(curves: dict[str, pd.DataFrame], ax: Axes | None = None) -> Axes:
+def effects(table: pd.DataFrame, note: str = "", ax: Axes | None = None) -> Axes:
+    """Rows of `ablation.compare`: difference of the validation MAE to the base and its 95 % interval, best first.
+
+    `note` is added to the axis' label, such as the median baseline's error.
+    """
+    rows = table[table["row"] != "base"].sort_values("difference")
+    ax = _axes(ax, 8.5, 1.2 + 0.3 * len(rows))
+    y = np.arange(len(rows))
+    clear = (rows["low"] > 0) | (rows["high"] < 0)
+    for shown, colour, label in ((clear, MAIN, "interval without 0"), (~clear, QUIET, "a tie with the base")):
+        ax.hlines(y[shown], rows.loc[shown, "low"], rows.loc[shown, "high"], color=colour, linewidth=2)
+        ax.plot(rows.loc[shown, "difference"], y[shown], "o", color=colour, label=label)
+    base = table.loc[table["row"] == "base", "val_mae"].iloc[0]
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.set_yticks(y, rows["row"])
+    ax.set(xlabel=f"validation MAE minus that of the base, {base:.2f} years; negative is better\n{note}".strip(),
+           ylim=(len(rows) - 0.4, -0.6))
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return ax
+
+
+def published_comparison(ours: pd.DataFrame, published: pd.DataFrame, label_error: float) -> Figure:
+    """A panel a protocol: published errors and ours (`results.summary`), with median baseline and label error.
+
+    Our bars are 95 % intervals over test pictures (one run) or the range of runs; published bars are one standard
+    deviation where it is stated. Hollow dots were not read in their source, or are of a part of the test.
+    """
+    notes = {"holdout": "holdout (80/20, ours)",
+             "benchmark": "benchmark (60/20/20; published figures: same proportions, other lists and alignment)",
+             "coral": "coral (ages 21 to 60, published test list)"}
+    protocols = [protocol for protocol in notes if protocol in set(ours["protocol"])]
+    heights = [1.2 + ((published["protocol"] == p).sum() + (ours["protocol"] == p).sum()) for p in protocols]
+    figure, axes = plt.subplots(len(protocols), 1, figsize=(9.5, 1.2 + 0.37 * sum(heights)), squeeze=False,
+                                layout="constrained", sharex=True, height_ratios=heights)
+    for ax, protocol in zip(axes.flat, protocols, strict=True):
+        theirs, own = published[published["protocol"] == protocol], ours[ours["protocol"] == protocol]
+        names = [f"{row.method} ({row.start})" + (f"\n{row.how_known}" if protocol == "holdout" else "")
+                 for row in theirs.itertuples()] + [f"{row.family}: {row.network}" for row in own.itertuples()]
+        y = np.arange(len(names))
+        _axes(ax)
+        read = theirs["how_known"].str.startswith("read").to_numpy()
+        for chosen, face, label in ((read, QUIET, "published, read in the source"),
+                                    (~read, "white", "reported, second-hand or on a part of the test")):
+            if chosen.any():
+                ax.errorbar(theirs.loc[chosen, "mae"], y[:len(theirs)][chosen], xerr=theirs.loc[chosen, "sd"].fillna(0),
+                            fmt="o", color=QUIET, markerfacecolor=face, label=label)
+        ax.hlines(y[len(theirs):], own["mae_low"], own["mae_high"], color=MAIN, linewidth=2)
+        ax.plot(own["mae"], y[len(theirs):], "s", color=MAIN, label="measured here")
+        for place, value in zip(y, [*theirs["mae"], *own["mae"]], strict=True):
+            ax.annotate(f"{value:.2f}", (value, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        _references(ax, [(own["baseline"].mean(), f"median baseline: {own['baseline'].mean():.2f}"),
+                         (label_error, f"label error, an estimate: {label_error:.1f}")], vertical=True)
+        ax.set_yticks(y, names)
+        ax.set_title(notes[protocol], fontsize=10, loc="left")
+        ax.set(ylim=(len(names) - 0.4, -0.8), xlim=(0, None))
+        ax.legend(frameon=False, fontsize=8, loc="center right")
+    axes.flat[-1].set_xlabel("mean absolute error on test pictures (years)")
+    return figure
+
+
+def cs_curves(curves: dict[str, pd.DataFrame], references: References = (), ax: Axes | None = None) -> Axes:
     """Cumulative scores by name, each an `analysis.cs_curve`; the first one is drawn as the model, others dashed."""
     ax = _axes(ax)
+    _references(ax, references, vertical=True)
     for position, (name, curve) in enumerate(curves.items()):
         ax.plot(curve["years"], curve["share"], color=(MAIN, QUIET, SECOND)[position % 3], label=name,
                 linestyle="-" if position == 0 else "--", marker="o" if position == 0 else None, markersize=4)
@@ -193,7 +264,7 @@ def age_histogram(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for fives, colour, label in ((False, MAIN, "other ages"), (True, SECOND, "multiples of five")):
         chosen = counts[(counts.index % 5 == 0) == fives]
         ax.bar(chosen.index, chosen, width=0.85, color=colour, label=label)
-    _reference(ax, float(ages.median()), f"median, {ages.median():g} years", vertical=True)
+    _references(ax, [(float(ages.median()), f"median, {ages.median():g} years")], vertical=True)
     ax.set(xlabel="age (years)", ylabel="pictures", title=f"n = {len(ages):,}")
     ax.legend(frameon=False)
     return ax

@@ -28,6 +28,7 @@ from agehelpers.pixels import load_pixels
 from agehelpers.split import make_split, split_hash
 
 PARTS = ("train", "validation", "test")
+SELECTION = ("train", "validation")  # all that a search for settings is given
 FILES = ("config.json", "history.csv", "predictions.csv")
 LABELS = ["part", "name", "age", "gender", "ethnicity"]
 
@@ -59,7 +60,17 @@ class Data:
     def feeder(self, name: str) -> Feeder:
         """Batches of one part."""
         rows = self.part(name)
+        if name == "train":
+            rows = settle_conflicts(rows, self.config.conflicts)
         return Feeder(self.pixels, rows["row"].to_numpy(), rows["age"].to_numpy(np.float32), self.config, self.device)
+
+
+def settle_conflicts(rows: pd.DataFrame, how: str) -> pd.DataFrame:
+    """Training rows whose identical or near-identical pictures carry other ages: kept, all at their median, dropped."""
+    ages = rows.groupby("group")["age"]
+    if how == "median":
+        return rows.assign(age=ages.transform("median"))
+    return rows[ages.transform("nunique") == 1] if how == "drop" else rows
 
 
 def cached_index(folder: Path) -> pd.DataFrame:
@@ -80,14 +91,19 @@ def index_and_split(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     return index, make_split(index, config.protocol, config.split_seed)
 
 
-def prepare(config: Config) -> Data:
-    """Index, split and decode the faces of `config`; the pixels move to the card where it has room."""
+def prepare(config: Config, parts: tuple[str, ...] = PARTS) -> Data:
+    """Index, split and decode the faces of `config`; the pixels move to the card where it has room.
+
+    `parts`: what the table may hold. A search for settings asks for `SELECTION`: its test rows are gone before anything
+    is trained, so no choice can depend on them.
+    """
     folder, device = config.faces_folder(), pick_device(config)
     index, split = index_and_split(config)
     pixels = load_pixels(folder, index, config.pixels_size)
     table = index.assign(row=np.arange(len(index))).merge(split, on="name", validate="one_to_one")
+    every, table = len(table), table[table["part"].isin(parts)]
     if config.limit:
-        share = min(1.0, config.limit / len(table))
+        share = min(1.0, config.limit / every)
         table = pd.concat([rows.sample(min(len(rows), max(2, round(share * len(rows)))), random_state=config.split_seed)
                            for _, rows in table.groupby("part", sort=True)]).sort_index()
     return Data(config, device, table, on_device(pixels, device), split_hash(split))
@@ -124,7 +140,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
 
     A finished `folder` is loaded, not trained again; one with other settings or faces is a FileExistsError.
     """
-    folder, started, data = Path(folder), time.perf_counter(), prepare(config)
+    folder, started, data = Path(folder), time.perf_counter(), prepare(config, SELECTION)  # no test picture so far
     if (folder / "config.json").exists():
         done = read_record(folder)
         if (done.config["config"], done.config["split"]) != (asdict(config), data.split):
@@ -132,7 +148,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
         return done
     model = build_model(config, data.part("train")["age"].to_numpy(np.float32))
     history = train(model, data.feeder("train"), data.feeder("validation"), config, folder, resume)
-    best = load_model(folder / "best.safetensors")
+    best, data = load_model(folder / "best.safetensors"), prepare(config)  # all is chosen: now the test is read
     predictions = pd.concat([predictions_of(best, data, part) for part in PARTS], ignore_index=True)
     counts = {part: len(data.part(part)) for part in PARTS}
     seconds = float(history["seconds"].sum())
@@ -212,7 +228,10 @@ def latest_run(config: Config) -> Record:
 
 
 def predict_crops(checkpoint: Path, crops: list[Path]) -> pd.DataFrame:
-    """Predicted age of faces already cropped as the training's: columns file, prediction (years) [, spread]."""
+    """Predicted age of faces already cropped as the training's: columns file, prediction (years) [, spread].
+
+    `checkpoint`: best.safetensors of a run, or the weights that come with the package (`records.PACKAGED`).
+    """
     from agehelpers.config import config_from_dict
     from agehelpers.loop import load_checkpoint
     from agehelpers.pixels import decode

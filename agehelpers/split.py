@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
+from agehelpers import paths
 from agehelpers.index import usable
 
 STRATUM = 25  # groups of pictures in an age stratum at least, so that 8 % of it is still one or two
@@ -33,30 +34,87 @@ def _divide(groups: pd.Series, share: float, seed: int) -> tuple[pd.Series, pd.S
     return tuple(train_test_split(groups, test_size=share, random_state=seed, stratify=_strata(groups)))
 
 
-def _holdout(rows: pd.DataFrame, seed: int) -> pd.Series:
-    """Part of each row: 20 % test, a tenth of the rest validation; groups stay whole."""
-    ages = rows.groupby("group", sort=False)["age"].median()
-    if len(ages) < 3:
-        raise ValueError(f"{len(ages)} different pictures cannot be split in three parts; index more faces")
-    rest, test = _divide(ages, 0.2, seed)
-    train, validation = _divide(rest, 0.1, seed)
-    parts = {"train": train, "validation": validation, "test": test}
+def _parts(rows: pd.DataFrame, parts: dict[str, pd.Series]) -> pd.Series:
+    """Part of each row, by its group; NaN for a group that is in none."""
     return rows["group"].map(pd.concat([pd.Series(name, index=chosen.index) for name, chosen in parts.items()]))
 
 
-PROTOCOLS: dict[str, Callable[[pd.DataFrame, int], pd.Series]] = {"holdout": _holdout}
+def _three_parts(rows: pd.DataFrame, test_share: float, validation_share: float, seed: int) -> pd.Series:
+    """Part of each row: `test_share` test, `validation_share` of the rest validation; groups stay whole."""
+    ages = rows.groupby("group", sort=False)["age"].median()
+    if len(ages) < 3:
+        raise ValueError(f"{len(ages)} different pictures cannot be split in three parts; index more faces")
+    rest, test = _divide(ages, test_share, seed)
+    train, validation = _divide(rest, validation_share, seed)
+    return _parts(rows, {"train": train, "validation": validation, "test": test})
+
+
+def _holdout(rows: pd.DataFrame, seed: int) -> pd.Series:
+    """80/20; a tenth of the 80 is held for selection."""
+    return _three_parts(rows, 0.2, 0.1, seed)
+
+
+def _benchmark(rows: pd.DataFrame, seed: int) -> pd.Series:
+    """60/20/20, the proportions of Paplham and Franc, CVPR 2024, arXiv 2307.04570; seeds 0 to 4: the five splits."""
+    if seed not in range(5):
+        raise ValueError(f"split_seed={seed}: the benchmark protocol has the five splits 0 to 4")
+    return _three_parts(rows, 0.2, 0.25, 1000 + seed)
+
+
+def coral_list() -> pd.DataFrame:
+    """The published list of ages 21 to 60 (CORAL, arXiv 1901.07884): columns name, part ("train" or "test")."""
+    return pd.read_csv(paths.data_folder() / "protocols" / "coral.csv", dtype="str")
+
+
+def _coral_published(rows: pd.DataFrame, seed: int) -> pd.Series:
+    """The published list as it is, its leaks included; a tenth of the training groups is held for validation."""
+    part = rows["name"].map(coral_list().set_index("name")["part"])
+    if (missing := len(coral_list()) - part.notna().sum()) > 0:
+        raise ValueError(f"{missing:,} of the {len(coral_list()):,} pictures of the published CORAL list are not in "
+                         "this folder: the protocol needs the whole UTKFace; fetch it, or use protocol=holdout")
+    ages = rows[part == "train"].groupby("group", sort=False)["age"].median()
+    train, validation = _divide(ages, 0.1, seed)
+    return part.where(part != "train", _parts(rows, {"train": train, "validation": validation}))
+
+
+def _coral(rows: pd.DataFrame, seed: int) -> pd.Series:
+    """The published test; training and validation less what is identical or near-identical to a test picture."""
+    part = _coral_published(rows, seed)
+    return part.mask((part != "test") & rows["group"].isin(rows.loc[part == "test", "group"]))
+
+
+def _selection(rows: pd.DataFrame, seed: int) -> pd.Series:
+    """80/20 of what is in no test: of `holdout`, of `benchmark`'s first split, and of `coral` where its pictures are.
+
+    Searches for settings (grid, ablation) work on it, so that a recipe has met no test picture of these protocols.
+    """
+    tests = [_holdout(rows, 0) == "test", _benchmark(rows, 0) == "test", rows["name"].isin(
+        coral_list().query("part == 'test'")["name"])]
+    left = rows[~rows["group"].isin(rows.loc[np.logical_or.reduce(tests), "group"])]
+    ages = left.groupby("group", sort=False)["age"].median()
+    train, validation = _divide(ages, 0.2, seed)
+    return _parts(rows, {"train": train, "validation": validation})
+
+
+PROTOCOLS: dict[str, Callable[[pd.DataFrame, int], pd.Series]] = {
+    "holdout": _holdout, "benchmark": _benchmark, "coral": _coral, "coral_published": _coral_published,
+    "selection": _selection}
 
 
 def make_split(index: pd.DataFrame, protocol: str = "holdout", seed: int = 0) -> pd.DataFrame:
     """Part of each usable picture: columns ``name`` and ``part`` (train, validation, test), sorted by name.
 
-    Identical and near-identical pictures (same ``group``) are always in one part. The result depends on names, ages,
-    groups and `seed` only, not on the order of rows. ValueError for an unknown `protocol` or fewer than 3 groups.
+    `protocol` is one of `PROTOCOLS`; pictures that it leaves out have no row, and "selection" has no test.
+    Identical and near-identical pictures (same ``group``) are always in one part, except in "coral_published", whose
+    published lists leak (see `leaks`). The result depends on names, ages, groups and `seed` only, not on the order of
+    rows. ValueError for an unknown `protocol`, fewer than 3 groups, or pictures that a published list names and the
+    index lacks.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     rows = usable(index).sort_values("name", ignore_index=True)
-    return pd.DataFrame({"name": rows["name"], "part": PROTOCOLS[protocol](rows, seed).astype("str")})
+    part = PROTOCOLS[protocol](rows, seed)
+    return pd.DataFrame({"name": rows["name"], "part": part}).dropna(ignore_index=True).astype("str")
 
 
 def naive_split(index: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

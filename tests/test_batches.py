@@ -123,3 +123,12 @@ def test_evaluation_is_in_order_whole_and_not_random():
     assert torch.equal(images, next(iter(source.evaluation()))[0])
     split = torch.cat([images for images, _ in source.evaluation(batch_size=2)])
     assert torch.equal(split, images)
+
+
+def test_training_pictures_grow_while_evaluation_sees_the_full_size():
+    config = dataclasses.replace(CONFIG, grow_from=16, epochs=4)
+    growing = feeder(smooth_pictures(8), config)
+    assert [next(growing.training(epoch))[0].shape[2] for epoch in range(4)] == [16, 24, 24, 32]
+    assert next(growing.evaluation())[0].shape[2:] == (32, 32)
+    box = draw_augmentation(500, config, torch.Generator().manual_seed(0), size=16).box
+    assert box.max() <= 16 and (box[:, 1] > box[:, 0]).any()  # what is erased lies in the small picture, too

@@ -29,6 +29,11 @@ def test_the_grids_of_the_issue():
     assert grid.GRIDS["laptop"].weight_decay == (5e-4, 1e-4, 0.0)
 
 
+def test_the_gpu_profile_from_scratch_searches_larger_rates():
+    assert grid.axes_of(load_config("gpu")) is grid.FINE_TUNING
+    assert grid.axes_of(load_config("gpu", {"weights": None})) is grid.FROM_SCRATCH
+
+
 def test_the_budget_leaves_what_was_asked_for():
     config = budgeted(load_config("laptop", {"limit": 64}))
     assert config.limit == 64 and config.epochs == grid.BUDGETS["laptop"]["epochs"]
@@ -102,6 +107,11 @@ def test_test_pictures_are_not_read(config, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.Data, "feeder", lambda self, part: seen.append(part) or feeder(self, part))
     search(config, tmp_path, cells=1)
     assert set(seen) == {"train", "validation"}
+    parts = []
+    prepare = runs.prepare
+    monkeypatch.setattr(runs, "prepare", lambda *given: parts.append(prepare(*given).table["part"]) or prepare(*given))
+    search(config, tmp_path, cells=1)
+    assert [set(part) for part in parts] == [{"train", "validation"}]  # the search is not even handed them
 
 
 def test_a_grid_record(config, tmp_path):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from agehelpers.batches import Feeder
+from agehelpers.batches import Feeder, step_seed
 from agehelpers.config import load_config
 from agehelpers.loop import (
     Trainer,
@@ -100,7 +100,8 @@ def test_flip_average_makes_the_answer_symmetric():
     assert not np.allclose(predict(model, Feeder(pixels, rows, ages, alone), alone), plain, atol=1e-3)
 
 
-@pytest.mark.parametrize("change", [{}, {"optimizer": "adamw", "lr": 0.003}, {"ema": 0.0, "schedule": "constant"}])
+@pytest.mark.parametrize("change", [{}, {"optimizer": "adamw", "lr": 0.003}, {"ema": 0.0, "schedule": "constant"},
+                                    {"mixup": 0.4, "image_size": 24, "grow_from": 16, "evaluate_every": 2}])
 def test_a_resume_from_any_checkpoint_is_exact(tmp_path, monkeypatch, change):
     config = dataclasses.replace(CONFIG, **change)
 
@@ -178,12 +179,15 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path):
 
 def test_precision_follows_the_card(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert pick_precision(CONFIG, cpu) is torch.float32
+    auto = dataclasses.replace(CONFIG, precision="auto")
     assert pick_precision(dataclasses.replace(CONFIG, precision="bf16"), cpu) is torch.bfloat16
     for has_bf16, expected in ((True, torch.bfloat16), (False, torch.float16)):  # emulated bf16 does not count
         monkeypatch.setattr(torch.cuda, "is_bf16_supported",
                             lambda including_emulation=True, has_bf16=has_bf16: has_bf16 or including_emulation)
-        assert pick_precision(CONFIG, cuda) is expected
+        assert pick_precision(auto, cuda) is expected
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has_bf16=has_bf16: {"avx512_bf16": has_bf16},
+                            raising=False)
+        assert pick_precision(auto, cpu) is (torch.bfloat16 if has_bf16 else torch.float32)
 
 
 def test_mixed_precision_does_not_round_ages(tmp_path):
@@ -224,3 +228,40 @@ def test_the_bar_is_quiet_where_output_is_a_file(capsys, monkeypatch):
     with progress_bar(3) as bar:  # pytest captures stderr: not a terminal
         bar.update()
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_goes_on_in_the_precision_it_began_in(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, precision="auto", epochs=1)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
+    train(fresh(config), *feeders(config), config, tmp_path)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    with pytest.raises(ValueError, match="computed in torch.float32, here it would go on in torch.bfloat16"):
+        train(fresh(config), *feeders(config), config, tmp_path, resume=True)
+
+
+def test_a_warm_up_of_less_than_two_steps_is_two_steps():
+    config = dataclasses.replace(CONFIG, warmup=0.01, epochs=2)
+    trainer = Trainer(fresh(config), config, torch.device("cpu"), steps=5)
+    assert trainer.schedule.get_last_lr()[0] < config.lr
+
+
+def test_validation_is_evaluated_every_so_often_and_after_the_last_epoch(tmp_path):
+    config = dataclasses.replace(CONFIG, evaluate_every=2)
+    history = train(fresh(config), *feeders(config), config, tmp_path)
+    assert history["val_mae"].isna().tolist() == [True, False, False]
+    kept = load_checkpoint(tmp_path / "best.safetensors")[1]
+    assert kept["val_mae"] == history["val_mae"].min() and kept["epoch"] in (2, 3)
+
+
+def test_mixing_mixes_pictures_and_losses():
+    config = dataclasses.replace(CONFIG, mixup=0.5)
+    trainer = Trainer(fresh(config), config, torch.device("cpu"), steps=1)
+    images, ages = next(feeders(config)[0].training(0))
+    torch.manual_seed(step_seed(config.seed, 0, 0))
+    share = float(torch.distributions.Beta(0.5, 0.5).sample())
+    other = torch.randperm(len(ages))
+    outputs = fresh(config).train()(share * images + (1 - share) * images[other])
+    head = trainer.model.head
+    expected = share * head.loss(outputs, ages) + (1 - share) * head.loss(outputs, ages[other])
+    trainer.learn(images, ages)
+    assert 0 < share < 1 and float(trainer.loss.compute()) == pytest.approx(expected.mean().item(), rel=1e-4)

@@ -124,3 +124,13 @@ def test_weights_in_the_cache_are_loaded(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = AgeEstimationModel(load_config("laptop", {"weights": "IMAGENET1K_V1"}))
     assert torch.equal(model.backbone.conv1.weight, donor.conv1.weight)
+
+
+@pytest.mark.parametrize(("short", "whole"), [("resnet14", "resnet18"), ("resnet28", "resnet34")])
+def test_truncated_networks_are_the_first_three_stages(short, whole):
+    model = AgeEstimationModel(load_config("laptop", {"backbone": short})).eval()
+    full = torchvision.models.get_model(whole).eval()
+    full.layer4, full.fc = nn.Identity(), nn.Identity()
+    full.load_state_dict(model.backbone.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    assert model.features == 256 and torch.equal(model.backbone(images), full(images))

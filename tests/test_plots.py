@@ -51,11 +51,12 @@ def test_palettes_name_every_group_once():
 
 
 def test_history_curve():
-    ax = plots.history_curve(HISTORY, "mae", (15.0, "median baseline"))
+    ax = plots.history_curve(HISTORY, "mae", [(15.0, "median baseline"), (2.9, "label error")])
     assert line(ax, "training").get_ydata().tolist() == [9, 7, 5]
     assert line(ax, "validation").get_xdata().tolist() == [1, 2, 3]
     assert line(ax, "best validation: 7.25 years").get_xydata().tolist() == [[2, 7.25]]
     assert set(line(ax, "median baseline").get_ydata()) == {15} and ax.get_ylim()[1] > 15
+    assert set(line(ax, "label error").get_ydata()) == {2.9}
     assert ax.get_ylabel() == "mean absolute error (years)" and ax.get_xlabel() == "epoch"
     assert line(plots.history_curve(HISTORY, "loss"), "validation").get_ydata().tolist() == [4.1, 3.5, 3.6]
     assert plots.history_curve(HISTORY, "lr").lines[0].get_ydata().tolist() == [0.1, 0.2, 0.1]
@@ -92,7 +93,7 @@ def test_predicted_against_true():
 @pytest.mark.parametrize("measure", ["mae", "bias"])
 def test_error_by_group_draws_intervals_and_counts(measure):
     table = analysis.by_group(TEST, "age_group", resamples=20)
-    ax = plots.error_by_group(table, measure, (4.5, "all: 4.50 years"))
+    ax = plots.error_by_group(table, measure, [(4.5, "all: 4.50 years")])
     dots = ax.lines[0]
     assert np.array_equal(dots.get_xdata(), table[measure], equal_nan=True)
     assert dots.get_ydata().tolist() == list(range(9))
@@ -123,6 +124,39 @@ def test_cs_curves():
     assert ax.get_xlabel() == "allowed absolute error (years)"
 
 
+def test_history_curve_passes_over_epochs_without_a_validation():
+    gaps = HISTORY.assign(val_mae=[np.nan, np.nan, 7.5], val_loss=[np.nan, np.nan, 3.6])
+    ax = plots.history_curve(gaps)
+    assert line(ax, "validation").get_xydata().tolist() == [[3, 7.5]]
+    assert line(ax, "best validation: 7.50 years").get_xydata().tolist() == [[3, 7.5]]
+
+
+def test_effects_are_sorted_and_ties_are_grey():
+    table = pd.DataFrame({"row": ["base", "worse", "tie", "better"], "val_mae": [7.0, 8.0, 7.1, 6.0],
+                          "difference": [0, 1.0, 0.1, -1.0], "low": [0, 0.5, -0.1, -1.5], "high": [0, 1.5, 0.3, -0.5]})
+    ax = plots.effects(table)
+    assert ticks(ax) == ["better", "tie", "worse"] and "7.00 years" in ax.get_xlabel()
+    assert line(ax, "interval without 0").get_xydata().tolist() == [[-1, 0], [1, 2]]
+    assert line(ax, "a tie with the base").get_xydata().tolist() == [[0.1, 1]]
+    assert ax.collections[0].get_segments()[0].tolist() == [[-1.5, 0], [-0.5, 0]]
+
+
+def test_published_errors_stand_beside_ours_on_the_same_protocol_only():
+    ours = pd.DataFrame({"family": ["a", "b"], "network": ["net", "net"], "protocol": ["holdout", "coral"],
+                         "mae": [5.0, 5.2], "mae_low": [4.8, 5.1], "mae_high": [5.2, 5.3], "baseline": [15.0, 8.7]})
+    published = pd.DataFrame({"protocol": ["holdout", "benchmark", "coral"], "method": ["start", "other", "third"],
+                              "start": "ImageNet", "mae": [5.418, 5.33, 4.713], "sd": [np.nan, 0.16, 0.028],
+                              "how_known": ["reported, split unpublished", "", ""]})
+    figure = plots.published_comparison(ours, published, 2.9)
+    holdout, coral = figure.axes
+    assert ticks(holdout) == ["start (ImageNet)\nreported, split unpublished", "a: net"]
+    assert ticks(coral) == ["third (ImageNet)", "b: net"]
+    assert [text.get_text() for text in holdout.texts] == ["5.42", "5.00"]
+    assert line(holdout, "measured here").get_xydata().tolist() == [[5.0, 1]]
+    assert {"median baseline: 15.00", "label error, an estimate: 2.9"} < set(legend(holdout))
+    assert "median baseline: 8.70" in legend(coral)
+
+
 def test_confusion_shows_shares_of_rows_and_their_sizes():
     table = pd.DataFrame({"age": [1] * 300 + [25, 25, 25], "prediction": [1] * 299 + [5, 25, 25, 31]})
     ax = plots.confusion(analysis.age_group_confusion(table))
@@ -149,7 +183,7 @@ def test_no_faces_are_an_empty_grid():
 def test_given_axes_are_used_and_no_figure_is_made():
     given = plt.subplots()[1]
     calls = [lambda ax: plots.history_curve(HISTORY, ax=ax),
-             lambda ax: plots.cs_curves({"m": analysis.cs_curve(TEST)}, ax),
+             lambda ax: plots.cs_curves({"m": analysis.cs_curve(TEST)}, ax=ax),
              lambda ax: plots.error_by_group(analysis.by_group(TEST, "gender", resamples=20), ax=ax)]
     for call in calls:
         assert call(given) is given

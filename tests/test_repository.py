@@ -1,17 +1,20 @@
 """The repository keeps its promises: one list of dependencies, no pictures of people, a generated results block."""
 
-import dataclasses
+import hashlib
+import json
 import re
 import subprocess
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from agehelpers import grid, results, runs
+from agehelpers import grid, records, results
 from agehelpers.config import PROFILES
+from agehelpers.split import make_split, split_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -56,21 +59,62 @@ def test_no_picture_of_a_person_and_nothing_large_is_tracked():
     assert sum(file.stat().st_size for file in files) < 20_000_000
 
 
-def test_the_results_block_is_what_the_records_say():
+RECORDS = ROOT / "data" / "records"
+
+
+def test_the_readme_and_the_model_card_are_what_the_records_say():
     text = (ROOT / "README.md").read_text()
-    block = results.results_block(ROOT / "data" / "records")
-    assert results.with_block(text, block) == text
+    assert results.updated(text, RECORDS) == text
     typed = re.sub(r"\*\*\d+\.\d+\*\*", "**1.00**", text)
-    assert typed != text and results.with_block(typed, block) == text
+    assert typed != text and results.updated(typed, RECORDS) == text
     with pytest.raises(ValueError, match="markers"):
-        results.with_block("no markers", block)
+        results.with_block("no markers", "")
+    assert records.PACKAGED.with_name("README.md").read_text() == results.model_card(RECORDS)
 
 
-def test_the_laptop_profile_is_the_grids_winner_and_what_the_record_was_trained_with(monkeypatch):
-    monkeypatch.setenv("AGEHELPERS_RECORDS", str(ROOT / "data" / "records"))
-    laptop = dataclasses.asdict(PROFILES["laptop"])
-    assert {key: laptop[key] for key in grid.AXES} == grid.best_cell(grid.load_grid("laptop_grid")[0])
-    assert runs.load_record("laptop_holdout").config["config"] == laptop
+def test_every_quoted_mae_and_cs5_is_that_of_the_predictions():
+    text = (ROOT / "README.md").read_text()
+    quoted = dict(re.findall(r"^\| `(\w+)` \|.*?\| \*\*(\d+\.\d\d)\*\*", text, re.M))
+    shares = dict(re.findall(r"^\| `(\w+)` \|.*?\| \*\*.*?\| (\d+\.\d)% ", text, re.M))
+    families: dict[str, list[pd.DataFrame]] = {}
+    for planned in records.PLAN:
+        file = RECORDS / planned.name / "predictions.csv"
+        if file.is_file():
+            families.setdefault(planned.family, []).append(pd.read_csv(file).query("part == 'test'"))
+    assert set(quoted) == set(shares) == set(families) and len(families) >= 4
+    for family, tests in families.items():
+        errors = [(test["prediction"] - test["age"]).abs() for test in tests]
+        assert float(quoted[family]) == pytest.approx(sum(e.mean() for e in errors) / len(errors), abs=0.00501)
+        share = 100 * sum((e <= 5).mean() for e in errors) / len(errors)
+        assert float(shares[family]) == pytest.approx(share, abs=0.0501)
+
+
+def test_the_committed_records_are_those_of_the_plan(monkeypatch):
+    monkeypatch.setenv("AGEHELPERS_RECORDS", str(RECORDS))
+    standing = {planned.name: records.state(planned) for planned in records.PLAN if (RECORDS / planned.name).is_dir()}
+    assert set(standing.values()) == {"stands"}, standing
+    assert {folder.name for folder in RECORDS.iterdir()} == set(standing)
+    labels = results.labels()
+    for planned in records.PLAN:
+        if planned.name in standing and planned.kind != "ablation":
+            config = planned.config() if planned.kind != "grid" else grid.budgeted(planned.config())
+            found = json.loads((RECORDS / planned.name / "config.json").read_text())["split"]
+            assert found == split_hash(make_split(labels, config.protocol, config.split_seed)), planned.name
+
+
+def test_the_packaged_weights_are_small_and_those_of_their_record():
+    facts = json.loads((RECORDS / "laptop_packaged" / "config.json").read_text())["weights"]
+    content = records.PACKAGED.read_bytes()
+    assert len(content) == facts["bytes"] < 10_000_000
+    assert hashlib.sha256(content).hexdigest() == facts["sha256"]
+    assert ROOT / facts["file"] == records.PACKAGED
+
+
+def test_the_laptop_profile_ties_with_the_winner_of_the_grid(monkeypatch):
+    monkeypatch.setenv("AGEHELPERS_RECORDS", str(RECORDS))
+    table = grid.load_grid("laptop_grid")[0]
+    chosen = table[(table[list(grid.AXES)] == [getattr(PROFILES["laptop"], key) for key in grid.AXES]).all(axis=1)]
+    assert len(chosen) == 1 and chosen["val_mae"].item() < table["val_mae"].min() + 0.1  # years; one seed a cell
 
 
 def test_the_readme_names_what_is_there():

@@ -53,15 +53,69 @@ def test_training_never_sees_a_test_picture(config, monkeypatch):
     seen = []
     gather = runs.Feeder.gather
 
-    def watched(self, chosen, generator):
+    def watched(self, chosen, generator, size=0):
         seen.extend(self.rows[chosen])
-        return gather(self, chosen, generator)
+        return gather(self, chosen, generator, size)
 
     monkeypatch.setattr(runs.Feeder, "gather", watched)
     model = runs.build_model(config, data.part("train")["age"].to_numpy("float32"))
     runs.train(model, data.feeder("train"), data.feeder("validation"), config, runs.run_folder(config))
     assert test and set(seen) and not test & set(seen)
     assert set(seen) == set(data.part("train")["row"]) | set(data.part("validation")["row"])
+
+
+def test_a_run_has_no_test_picture_at_hand_until_all_is_chosen(config, tmp_path, monkeypatch):
+    order = []
+    prepare, train = runs.prepare, runs.train
+
+    def watched(config, parts=runs.PARTS):
+        data = prepare(config, parts)
+        order.append(("data", tuple(sorted(data.table["part"].unique()))))
+        return data
+
+    monkeypatch.setattr(runs, "prepare", watched)
+    monkeypatch.setattr(runs, "train", lambda *arguments: order.append(("train", ())) or train(*arguments))
+    runs.run(config, tmp_path / "run")
+    assert order == [("data", ("train", "validation")), ("train", ()), ("data", ("test", "train", "validation"))]
+
+
+def test_nothing_that_is_chosen_depends_on_test_pictures_or_their_labels(config, tmp_path, monkeypatch):
+    first = runs.run(config, tmp_path / "first")
+    load_pixels, split, index_and_split = runs.load_pixels, runs.index_and_split(config)[1], runs.index_and_split
+    test = set(split.loc[split["part"] == "test", "name"])
+
+    def spoilt(folder, index, size):
+        pixels = load_pixels(folder, index, size).copy()
+        pixels[index["name"].isin(test).to_numpy()] = 255
+        return pixels
+
+    def relabelled(config):
+        index, split = index_and_split(config)
+        return index.assign(age=index["age"].mask(index["name"].isin(test), 99)), split
+
+    monkeypatch.setattr(runs, "load_pixels", spoilt)
+    monkeypatch.setattr(runs, "index_and_split", relabelled)
+    second = runs.run(config, tmp_path / "second")
+    pd.testing.assert_frame_equal(first.history.drop(columns="seconds"), second.history.drop(columns="seconds"))
+    weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("first", "second")]
+    assert weights[0] == weights[1]
+    differs = first.predictions["prediction"] != second.predictions["prediction"]
+    assert set(first.predictions.loc[differs, "part"]) == {"test"}
+    assert set(second.predictions.loc[second.predictions["part"] == "test", "age"]) == {99}
+
+
+def test_conflicting_copies_are_kept_settled_or_dropped():
+    rows = pd.DataFrame({"group": [1, 1, 1, 2, 2, 3], "age": [20, 26, 50, 30, 30, 40]})
+    assert runs.settle_conflicts(rows, "keep").equals(rows)
+    assert runs.settle_conflicts(rows, "median")["age"].tolist() == [26, 26, 26, 30, 30, 40]
+    assert runs.settle_conflicts(rows, "drop")["age"].tolist() == [30, 30, 40]
+
+
+def test_only_training_labels_are_settled(config, monkeypatch):
+    monkeypatch.setattr(runs, "settle_conflicts", lambda rows, how: rows.assign(age=1 if how == "median" else 2))
+    data = runs.prepare(dataclasses.replace(config, conflicts="median"))
+    assert set(data.feeder("train").ages) == {1}
+    assert data.feeder("test").ages.tolist() == data.part("test")["age"].tolist()
 
 
 def test_limit_takes_a_share_of_each_part(config):
@@ -180,6 +234,8 @@ def test_commands_from_a_folder_to_a_prediction(faces, tmp_path, capsys):
     assert main(["predict", str(faces / row["name"]), "--checkpoint", str(checkpoint)]) == 0
     printed = capsys.readouterr().out.splitlines()[-1].split()
     assert float(printed[-2]) == pytest.approx(row["prediction"], abs=0.06)  # what the record says of this picture
+    assert main(["predict", str(faces / row["name"])]) == 0  # with the weights that come with the package
+    assert 0 < float(capsys.readouterr().out.splitlines()[-1].split()[-2]) < 100
 
 
 def test_a_full_card_is_explained_and_other_faults_are_not_hidden(monkeypatch, capsys):

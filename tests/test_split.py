@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agehelpers import paths
 from agehelpers.index import read_index
-from agehelpers.split import PROTOCOLS, _strata, leaks, make_split, naive_split, split_hash
+from agehelpers.split import PROTOCOLS, _strata, coral_list, leaks, make_split, naive_split, split_hash
 
 UTKFACE = read_index(paths.data_folder() / "utkface_labels.csv")
 
@@ -86,7 +86,7 @@ def test_errors_say_what_to_do():
         make_split(UTKFACE, "hold-out")
     with pytest.raises(ValueError, match=r"2 different pictures cannot be split in three parts"):
         make_split(table([1, 2, 3], [0, 0, 1]))
-    assert list(PROTOCOLS) == ["holdout"]
+    assert list(PROTOCOLS) == ["holdout", "benchmark", "coral", "coral_published", "selection"]
 
 
 def test_the_hash_names_the_split_not_its_order():
@@ -109,3 +109,50 @@ def test_a_naive_split_leaks():
     assert leaks(UTKFACE, naive) > 300
     pd.testing.assert_frame_equal(naive_split(UTKFACE[::-1]), naive)
     assert split_hash(naive_split(UTKFACE, seed=1)) != split_hash(naive)
+
+
+def test_the_benchmark_has_five_splits_of_60_20_20():
+    splits = [make_split(UTKFACE, "benchmark", seed) for seed in range(5)]
+    for split in splits:
+        shares = split["part"].value_counts(normalize=True)
+        assert [round(shares[part], 2) for part in ("train", "validation", "test")] == [0.60, 0.20, 0.20]
+        assert len(split) == len(UTKFACE) and leaks(UTKFACE, split) == 0
+    assert len({split_hash(split) for split in splits}) == 5
+    with pytest.raises(ValueError, match="five splits 0 to 4"):
+        make_split(UTKFACE, "benchmark", 5)
+
+
+def test_coral_keeps_the_published_test_and_takes_its_copies_out_of_training():
+    published = coral_list().set_index("name")["part"]
+    assert published.value_counts().to_dict() == {"train": 13_146, "test": 3_287}
+    clean, leaking = (make_split(UTKFACE, name).set_index("name")["part"] for name in ("coral", "coral_published"))
+    for split in (clean, leaking):
+        assert set(split[split == "test"].index) == set(published[published == "test"].index)
+        assert set(split[split != "test"].index) <= set(published[published == "train"].index)
+        assert UTKFACE.set_index("name").loc[split.index, "age"].between(21, 60).all()
+        held = (split == "validation").sum() / (split != "test").sum()
+        assert held == pytest.approx(0.1, abs=0.005)
+    assert set(leaking.index) == set(published.index)  # as published, nothing left out
+    assert leaks(UTKFACE, clean.reset_index()) == 0 and len(leaking) - len(clean) == 190
+
+
+def test_the_leak_of_the_published_list_is_counted():
+    split = make_split(UTKFACE, "coral_published")
+    rows = split.merge(UTKFACE[["name", "sha256"]], on="name")
+    test = rows["part"] == "test"
+    assert rows.loc[test, "sha256"].isin(rows.loc[~test, "sha256"]).sum() == 84  # byte-identical, as in the facts
+    assert leaks(UTKFACE, split) > 84  # and near-identical ones
+
+
+def test_the_published_list_needs_the_whole_utkface():
+    with pytest.raises(ValueError, match="1 of the 16,433 pictures .* needs the whole UTKFace"):
+        make_split(UTKFACE[UTKFACE["name"] != coral_list()["name"].iloc[0]], "coral")
+
+
+def test_selection_meets_no_test_of_the_plan():
+    chosen = UTKFACE.merge(make_split(UTKFACE, "selection"), on="name")
+    assert set(chosen["part"]) == {"train", "validation"} and len(chosen) > 12_000
+    for protocol in ("holdout", "benchmark", "coral", "coral_published"):
+        other = UTKFACE.merge(make_split(UTKFACE, protocol), on="name")
+        assert not chosen["group"].isin(other.loc[other["part"] == "test", "group"]).any(), protocol
+    assert leaks(UTKFACE, chosen[["name", "part"]]) == 0

@@ -1,0 +1,217 @@
+"""What each part of the recipe is worth: short trainings that differ from a base in one thing, judged on validation.
+
+Test pictures are not read: `runs.prepare` is asked for training and validation alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from agehelpers import paths, runs
+from agehelpers.analysis import add_groups, interval
+from agehelpers.config import Config
+from agehelpers.loop import load_model, pick_device, pick_precision, train
+
+FILES = ("config.json", "runs.csv", "effects.csv")
+# The base: everything that a row changes has its value here, so that the table does not move when the profile takes
+# over what it shows. Pictures come from `selection`: no test of any protocol of the plan is among them.
+BASE: dict[str, Any] = {
+    "protocol": "selection", "limit": 0, "image_size": 40, "grow_from": None, "epochs": 3, "evaluate_every": 100,
+    "batch_size": 64, "flip": True, "rotation": 8.0, "scale": 0.08, "shift": 0.04, "brightness": 0.1, "contrast": 0.1,
+    "erase": 0.0, "mixup": 0.0, "conflicts": "keep", "backbone": "resnet14", "head": "distribution", "sigma": 2.0,
+    "l1_weight": 0.1, "decode": "median", "flip_average": True, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
+    "weight_decay": 5e-4, "schedule": "one_cycle", "warmup": 0.3, "ema": 0.99}
+_MIRROR = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0}
+_TWICE = {"rotation": 16.0, "scale": 0.16, "shift": 0.08, "brightness": 0.2, "contrast": 0.2}
+_LONG = {"epochs": 9}
+ROWS: dict[str, dict[str, Any]] = {  # name -> what it changes of the base
+    "base": {},
+    "three times the epochs": _LONG,
+    "three times the epochs, augmentation: mirror image only": _LONG | _MIRROR,
+    "three times the epochs, augmentation: twice as strong": _LONG | _TWICE,
+    "augmentation: mirror image only": _MIRROR,
+    "augmentation: twice as strong": _TWICE,
+    "mixing two pictures": {"mixup": 0.2},
+    "64 pixels": {"image_size": 64},
+    "growing from 32 to 64 pixels": {"image_size": 64, "grow_from": 32},
+    "optimiser: AdamW (lr 0.002, weight decay 0.05)": {"optimizer": "adamw", "lr": 0.002, "weight_decay": 0.05},
+    "schedule: constant rate": {"schedule": "constant"},
+    "schedule: warm-up of a tenth": {"warmup": 0.1},
+    "no running mean of the weights": {"ema": 0.0},
+    "loss: L1 of one output (lr 0.02)": {"head": "regression", "lr": 0.02},
+    "soft labels: almost none (sigma 0.3)": {"sigma": 0.3},
+    "soft labels: wide (sigma 4)": {"sigma": 4.0},
+    "conflicting copies: at their median age": {"conflicts": "median"},
+    "conflicting copies: dropped": {"conflicts": "drop"},
+    "network: resnet18": {"backbone": "resnet18"},
+    "network: resnet28": {"backbone": "resnet28"},
+    "network: mobilenet_v3_small at 80 pixels": {"backbone": "mobilenet_v3_small", "image_size": 80},
+}
+# Ways to read the answers of the base's trained networks.
+DECODINGS: dict[str, dict[str, Any]] = {
+    "decoding: mean": {"decode": "mean"}, "no averaging over the mirror image": {"flip_average": False}}
+ENSEMBLE = "ensemble of the base's seeds"
+
+
+def budgeted(config: Config) -> Config:
+    """The base of the table: `config` with the settings of `BASE`."""
+    return dataclasses.replace(config, **BASE)
+
+
+def train_row(config: Config, folder: Path, name: str, threads: int = 0) -> dict[str, Any]:
+    """Train one row, from its checkpoint if there is one; keep its answers on validation in `folder`; its result.
+
+    A row whose loss diverges is kept as such ("state"), with no answers; it stops no other row.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    data = runs.prepare(config, runs.SELECTION)
+    place = folder / runs.settings_digest(config, data.split)
+    result = place.with_suffix(".json")
+    if not result.exists():
+        facts = {"row": name, "seed": config.seed, "epochs": config.epochs}
+        model = runs.build_model(config, data.part("train")["age"].to_numpy(np.float32))
+        try:
+            history = train(model, data.feeder("train"), data.feeder("validation"), config, place, resume=True)
+        except FloatingPointError:
+            paths.write_json(result, facts | {"state": "diverged"})
+            return facts | {"state": "diverged"}
+        best = load_model(place / "best.safetensors")
+        table = data.part("validation")[["name", "age"]].reset_index(drop=True)
+        readings: dict[str, dict[str, Any]] = {name: {}} | (DECODINGS if name == "base" else {})
+        for reading, change in readings.items():
+            seen = dataclasses.replace(config, **change)
+            best.head.decode = seen.decode
+            found = runs.predictions_of(best, dataclasses.replace(data, config=seen), "validation")
+            table[reading] = found["prediction"]
+        paths.write_atomically(place.with_suffix(".csv"), table.to_csv(index=False))
+        seconds = round(float(history["seconds"].sum()), 1)
+        paths.write_json(result, facts | {"state": "complete", "seconds": seconds})
+        shutil.rmtree(place, ignore_errors=True)
+    return json.loads(result.read_text()) | {"file": place.with_suffix(".csv")}
+
+
+def ablate(config: Config, folder: Path, rows: dict[str, dict[str, Any]] | None = None, seeds: tuple[int, ...] = (0, 1),
+           workers: int = 0) -> pd.DataFrame:
+    """Train every row with every seed in `folder`, skipping what is done, and compare them; leaves the three `FILES`.
+
+    Parameters
+    ----------
+    config : Config
+        The recipe; `budgeted` makes the base of it.
+    folder : Path
+        Keeps what is done, so that a second call goes on where the first one stopped.
+    rows : dict
+        Name of a row -> settings that it changes, by default `ROWS`; "base" must be among them.
+    workers : int
+        Trainings at a time, one thread each; 0: as many as there are cores on a CPU, one on a card.
+
+    Returns
+    -------
+    DataFrame
+        The table `effects` of `compare`.
+    """
+    rows, base, folder = rows or ROWS, budgeted(config), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    on_card = pick_device(base).type == "cuda"
+    workers = workers or (1 if on_card else os.cpu_count() or 1)
+    jobs = [(dataclasses.replace(base, seed=seed, **change), folder, name, 0 if on_card else 1)
+            for seed in seeds for name, change in rows.items()]
+    for setting in {setting.pixels_size: setting for setting, *_ in jobs}.values():
+        runs.prepare(setting, runs.SELECTION)  # decode once, before several processes ask for it
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        try:
+            done = [future.result() for future in [pool.submit(train_row, *job) for job in jobs]]
+        except BaseException:  # an interrupt too: what waits is not begun
+            pool.shutdown(cancel_futures=True)
+            raise
+    data = runs.prepare(base, runs.SELECTION)
+    measured = read_rows(done, data.table)
+    table, effects = measured.drop(columns="error"), compare(measured)
+    paths.write_atomically(folder / "runs.csv", table.to_csv(index=False))
+    paths.write_atomically(folder / "effects.csv", effects.to_csv(index=False))
+    paths.write_json(folder / "config.json", {
+        "config": dataclasses.asdict(base), "rows": rows, "seeds": seeds, "workers": workers,
+        "split": data.split,
+        "counts": {part: len(data.part(part)) for part in runs.SELECTION},
+        "training_seconds": round(float(table["seconds"].sum()), 1), "device": "cuda" if on_card else "cpu",
+        "threads_each": None if on_card else 1, "diverged": [job["row"] for job in done if job["state"] == "diverged"],
+        "precision": str(pick_precision(base, pick_device(base))).removeprefix("torch."),
+        "hardware": runs.hardware(), "versions": paths.versions()})
+    return effects
+
+
+def read_rows(done: list[dict[str, Any]], index: pd.DataFrame) -> pd.DataFrame:
+    """One row a training and reading: row, seed, epochs, seconds, val_mae, val_cs5, error (a table: group, error)."""
+    rows = []
+    for job in done:
+        if job["state"] != "complete":
+            continue
+        table = add_groups(pd.read_csv(job["file"]), index)
+        for name in table.columns.drop(["name", "age", "group"]):
+            error = table[name] - table["age"]
+            rows.append({"row": name, "seed": job["seed"], "epochs": job["epochs"], "seconds": job["seconds"],
+                         "val_mae": round(float(error.abs().mean()), 4),
+                         "val_cs5": round(float((error.abs() <= 5).mean()), 4),
+                         "error": pd.DataFrame({"group": table["group"], "error": error})})
+    return pd.DataFrame(rows)
+
+
+def compare(measured: pd.DataFrame) -> pd.DataFrame:
+    """Each row against "base": mean over seeds, difference of the MAE and its 95 % interval.
+
+    The interval adds two variances. That of the pictures comes from a paired bootstrap of the difference, identical
+    pictures together. That of the seeds is pooled over all trained rows, since two seeds say little about one row. Rows
+    that read the base's own networks another way are paired by seed; their seed variance is that of the differences.
+    "ensemble" is the mean answer of the base's networks; being one ensemble, it has no seed variance.
+
+    Returns
+    -------
+    DataFrame
+        row, runs, epochs, seconds (of one training, mean), val_mae (mean over seeds, years), val_cs5 (a share),
+        difference, low, high (years; negative: better than the base), seed_sd (years, pooled, the same in each row).
+    """
+    by_row = {name: part.sort_values("seed") for name, part in measured.groupby("row", sort=False)}
+    trained = [name for name in by_row if name not in DECODINGS]
+    pooled = float(np.mean([by_row[name]["val_mae"].var(ddof=1) for name in trained]))  # NaN for a single seed
+    base = by_row["base"]
+    base_errors = np.stack([table["error"] for table in base["error"]])
+    group = base["error"].iloc[0]["group"]
+    rows = []
+    for name, part in [*by_row.items(), (ENSEMBLE, base)]:
+        errors = np.stack([table["error"] for table in part["error"]])
+        if name == ENSEMBLE:
+            errors = errors.mean(axis=0, keepdims=True)
+        error = np.abs(errors)
+        difference = interval(error.mean(axis=0) - np.abs(base_errors).mean(axis=0), groups=group)
+        of_seeds = pooled * (1 / len(part) + 1 / len(base))
+        if name in DECODINGS:
+            of_seeds = (error.mean(axis=1) - np.abs(base_errors).mean(axis=1)).var(ddof=1) / len(part)
+        elif name in ("base", ENSEMBLE):
+            of_seeds = 0.0
+        half = 1.96 * (((difference.high - difference.low) / 2 / 1.96) ** 2 + of_seeds) ** 0.5
+        rows.append({"row": name, "runs": len(part), "epochs": part["epochs"].iloc[0],
+                     "seconds": round(part["seconds"].mean(), 1), "val_mae": error.mean(),
+                     "val_cs5": (error <= 5).mean(), "difference": difference.value, "low": difference.value - half,
+                     "high": difference.value + half, "seed_sd": pooled**0.5})
+    return pd.DataFrame(rows).round(4)
+
+
+def load_ablation(name: str, folder: Path | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A committed record's table of effects (see `compare`) and its settings; FileNotFoundError if it is not there."""
+    folder = Path(folder or paths.records_folder()) / name
+    if not (folder / "effects.csv").is_file():
+        raise FileNotFoundError(f"no ablation record {name!r} in {paths.relative(folder.parent)}; make it with "
+                                "`python -m agehelpers records`")
+    return pd.read_csv(folder / "effects.csv"), json.loads((folder / "config.json").read_text())

@@ -1,0 +1,177 @@
+"""All committed records in one plan: what each is, how long it takes, and how to make those that are missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from agehelpers import ablation, grid, paths, runs
+from agehelpers.config import Config, load_config, utkface_folder
+from agehelpers.loop import load_checkpoint, load_model, save_checkpoint
+
+PACKAGED = Path(__file__).resolve().parent / "weights" / "laptop.safetensors"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One record to be. Records of one `family` are the same recipe on other splits or seeds, quoted as a mean.
+
+    `kind` is "train", "grid", "ablation" or "package"; `minutes` an estimate: on two cores, or on one H100 where the
+    profile is "gpu" or "reference". `first` is False for further splits, which `make records` leaves out unless asked.
+    """
+
+    family: str
+    kind: str
+    profile: str
+    minutes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    number: int | None = None
+    first: bool = True
+    grid: str | None = None  # record of a grid whose winner gives lr, weight_decay and momentum
+
+    @property
+    def name(self) -> str:
+        """Folder of the record in data/records."""
+        return self.family if self.number is None else f"{self.family}_{self.number}"
+
+    def config(self) -> Config:
+        """Its settings; FileNotFoundError where they come from a grid that has no record yet."""
+        winner = grid.best_cell(grid.load_grid(self.grid)[0]) if self.grid else {}
+        return load_config(self.profile, {**self.settings, **winner})
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that its record has to name."""
+        config = self.config()
+        return asdict({"grid": grid.budgeted, "ablation": ablation.budgeted}.get(self.kind, lambda c: c)(config))
+
+
+def _splits(family: str, profile: str, minutes: int, settings: dict[str, Any], first: int,
+            grid: str | None = None) -> Iterator[Planned]:
+    """The five splits of the benchmark; the first `first` of them belong to `make records`."""
+    for split in range(5):
+        chosen = {"protocol": "benchmark", "split_seed": split} | settings
+        yield Planned(family, "train", profile, minutes, chosen, split, split < first, grid)
+
+
+_SCRATCH = {"weights": None, "epochs": 60, "grow_from": 128}
+PLAN: tuple[Planned, ...] = (
+    Planned("laptop_grid", "grid", "laptop", 15),
+    Planned("laptop_ablation", "ablation", "laptop", 50),
+    Planned("laptop_holdout", "train", "laptop", 60),
+    Planned("laptop_packaged", "package", "laptop", 1),
+    *_splits("laptop_benchmark", "laptop", 50, {}, 1),
+    Planned("laptop_coral", "train", "laptop", 45, {"protocol": "coral"}),
+    Planned("laptop_coral_published", "train", "laptop", 45, {"protocol": "coral_published"}, first=False),
+    Planned("gpu_grid", "grid", "gpu", 15, {"weights": None}),
+    *_splits("gpu_benchmark", "gpu", 15, _SCRATCH, 5, "gpu_grid"),
+    Planned("gpu_holdout", "train", "gpu", 15, _SCRATCH, grid="gpu_grid"),
+    Planned("gpu_coral", "train", "gpu", 12, _SCRATCH | {"protocol": "coral"}, grid="gpu_grid"),
+    *_splits("gpu_imagenet_benchmark", "gpu", 15, {}, 5),
+    Planned("gpu_imagenet_holdout", "train", "gpu", 15),
+    Planned("gpu_imagenet_coral", "train", "gpu", 12, {"protocol": "coral"}),
+    Planned("reference_holdout", "train", "reference", 15),
+)
+
+
+def state(planned: Planned) -> str:
+    """"stands", "stands with other settings", "to do", or what this machine lacks for it."""
+    file = paths.records_folder() / planned.name / "config.json"
+    if file.is_file():
+        try:
+            same = json.loads(file.read_text())["config"] == planned.recorded()
+        except FileNotFoundError:  # the grid that its settings come from is gone
+            same = False
+        return "stands" if same else "stands with other settings"
+    if utkface_folder() is None:
+        return "needs UTKFace"
+    if planned.profile in ("gpu", "reference") and not torch.cuda.is_available():
+        return "needs a CUDA card"
+    if planned.profile == "laptop" and torch.cuda.is_available():
+        return "is of a CPU: hide the card with CUDA_VISIBLE_DEVICES="
+    return "to do"
+
+
+def overview(everything: bool = False) -> pd.DataFrame:
+    """Columns record, kind, profile, minutes (estimate), state; `everything`: the further splits too."""
+    return pd.DataFrame([(p.name, p.kind, p.profile, p.minutes, state(p)) for p in PLAN if p.first or everything],
+                        columns=["record", "kind", "profile", "minutes", "state"])
+
+
+def make(planned: Planned, say: Callable[[str], None] = print) -> Path:
+    """Make one record, going on where an interrupted run stopped; its folder."""
+    runs.check_record_name(planned.name)
+    config = planned.config()
+    files: tuple[str, ...] = runs.FILES
+    if planned.kind == "grid":
+        folder, files = grid.grid_folder(config), grid.FILES
+        grid.search(config, folder)
+    elif planned.kind == "ablation":
+        folder, files = paths.runs_folder() / "ablation", ablation.FILES
+        ablation.ablate(config, folder)
+    elif planned.kind == "package":
+        folder = package(config, PACKAGED)
+    else:
+        folder = runs.run_folder(config)
+        runs.run(config, folder, resume=True)
+    say(f"{planned.name}: {paths.relative(folder)}")
+    return runs.save_record(folder, planned.name, files)
+
+
+def make_all(everything: bool = False, only: Sequence[str] = (), say: Callable[[str], None] = print) -> list[str]:
+    """Make all records of the plan (or `only` these) that can be made here; names of those that failed.
+
+    One failure stops no other record. ValueError for a name that is not in the plan.
+    """
+    if unknown := sorted(set(only) - {planned.name for planned in PLAN}):
+        raise ValueError(f"no record {', '.join(unknown)} is planned; see `python -m agehelpers records --list --all`")
+    table = overview(everything or bool(only))
+    table = table[table["record"].isin(only)] if only else table
+    say(table.to_string(index=False))
+    left = table[table["state"] == "to do"]
+    say(f"{len(left)} to make, about {left['minutes'].sum()} minutes; interrupt at any time, the next call goes on.")
+    failed = []
+    for planned in (p for p in PLAN if p.name in set(left["record"])):
+        try:
+            make(planned, say)
+        except (OSError, ValueError, FloatingPointError, RuntimeError) as error:  # a full card is a RuntimeError
+            failed.append(planned.name)
+            say(f"{planned.name}: not made. {error}")
+    return failed
+
+
+def package(config: Config, target: Path) -> Path:
+    """Weights of the finished run of `config` in half precision at `target`, and a run folder with their own record.
+
+    They are loaded back from `target` and predict validation and test again, so the record is theirs, not that of the
+    weights in single precision. FileNotFoundError where the run is not finished, FileExistsError where `target` holds
+    other weights.
+    """
+    source = runs.run_folder(config)
+    if not (source / "config.json").is_file():
+        raise FileNotFoundError(f"{source}: no finished run to package; `python -m agehelpers train --profile "
+                                f"{config.profile} --resume` makes it")
+    record = runs.read_record(source)
+    tensors, kept = load_checkpoint(source / "best.safetensors")
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    if target.exists():
+        there = load_checkpoint(target)[0]
+        if there.keys() != halves.keys() or not all(torch.equal(there[key], halves[key]) for key in halves):
+            raise FileExistsError(f"{target} holds other weights; remove it to package these")
+    else:
+        save_checkpoint(target, halves, kept)
+    data, model = runs.prepare(config), load_model(target)
+    parts = [runs.predictions_of(model, data, part) for part in runs.PARTS]
+    folder = source.with_name(f"{source.name}-packaged")
+    digest = hashlib.sha256(target.read_bytes()).hexdigest()
+    paths.write_atomically(folder / "predictions.csv", pd.concat(parts).to_csv(index=False))
+    paths.write_atomically(folder / "history.csv", record.history.to_csv(index=False))
+    paths.write_json(folder / "config.json", record.config | {"config": asdict(config), "weights": {
+        "file": paths.relative(target), "bytes": target.stat().st_size, "sha256": digest, "precision": "float16"}})
+    return folder

@@ -1,0 +1,118 @@
+"""The plan of records: complete, resumable, one failure stops no other; the packaged weights have their own record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from agehelpers import grid, records, runs
+from agehelpers.__main__ import main
+from agehelpers.config import load_config
+from agehelpers.loop import load_checkpoint, save_checkpoint
+from agehelpers.records import PLAN, Planned
+
+QUICK = {"epochs": 1, "image_size": 16, "batch_size": 16}
+
+
+@pytest.fixture
+def plan(faces, monkeypatch, tmp_path):
+    """Two quick records on drawn faces, and one that cannot be made."""
+    monkeypatch.setattr(records, "utkface_folder", lambda: faces)
+    monkeypatch.setattr(records, "PACKAGED", tmp_path / "weights" / "laptop.safetensors")
+    chosen = QUICK | {"faces": str(faces)}
+    made = (Planned("bad", "train", "ci", 1, chosen | {"protocol": "coral"}), Planned("good", "train", "ci", 1, chosen),
+            Planned("packaged", "package", "ci", 1, chosen), Planned("later", "train", "ci", 1, chosen, first=False),
+            Planned("card", "train", "gpu", 1))
+    monkeypatch.setattr(records, "PLAN", made)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return made
+
+
+def test_the_plan_covers_the_protocols_and_profiles():
+    names = [planned.name for planned in PLAN]
+    assert len(set(names)) == len(names)
+    for planned in PLAN:
+        load_config(planned.profile, planned.settings)  # raises for an unknown or wrong setting
+        assert planned.minutes > 0 and (planned.grid is None or planned.grid in names[:names.index(planned.name)])
+        if planned.kind == "grid":
+            budget = grid.BUDGETS[planned.profile]
+            assert {key: planned.recorded()[key] for key in budget} == budget
+    for profile in ("laptop", "gpu"):
+        first = [p for p in PLAN if p.profile == profile and p.kind == "train" and p.first]
+        protocols = {load_config(p.profile, p.settings).protocol for p in first}
+        assert protocols == {"holdout", "benchmark", "coral"}
+    assert [p.number for p in PLAN if p.family == "gpu_benchmark"] == [0, 1, 2, 3, 4]
+    scratch = [p for p in PLAN if p.family in ("gpu_benchmark", "gpu_holdout", "gpu_coral")]
+    assert len(scratch) == 7 and all(p.settings["weights"] is None and p.grid == "gpu_grid" for p in scratch)
+    assert all(p.minutes <= 75 for p in PLAN if p.profile == "laptop")
+
+
+def test_missing_records_are_made_and_a_failure_stops_no_other(plan, capsys):
+    assert records.make_all() == ["bad"]
+    out = capsys.readouterr().out
+    assert "bad: not made" in out and "needs the whole UTKFace" in out and "needs a CUDA card" in out
+    table = records.overview(everything=True).set_index("record")["state"]
+    assert table.to_dict() == {"bad": "to do", "good": "stands", "packaged": "stands", "later": "to do",
+                               "card": "needs a CUDA card"}
+    assert main(["records", "--only", "good"]) == 0 and "0 to make" in capsys.readouterr().out
+    assert main(["records", "--only", "other"]) == 1 and "no record other is planned" in capsys.readouterr().err
+    assert main(["records", "--list"]) == 0 and "later" not in capsys.readouterr().out
+    assert main(["records", "--only", "bad"]) == 1
+
+
+def test_settings_come_from_the_grids_winner(monkeypatch):
+    planned = Planned("mine", "train", "gpu", 1, {"weights": None}, grid="gpu_grid")
+    with pytest.raises(FileNotFoundError, match="no grid record 'gpu_grid'"):
+        planned.config()
+    table = pd.DataFrame({"lr": [0.3, 0.05], "weight_decay": [0.0, 5e-4], "momentum": [0.9, 0.95],
+                          "val_mae": [7.0, 6.0], "state": "complete"})
+    monkeypatch.setattr(grid, "load_grid", lambda name: (table, {}))
+    config = planned.config()
+    assert (config.lr, config.weight_decay, config.momentum, config.weights) == (0.05, 5e-4, 0.95, None)
+
+
+def test_a_record_with_other_settings_is_not_taken_for_the_planned_one(plan, monkeypatch):
+    records.make(plan[1])
+    assert records.state(plan[1]) == "stands"
+    assert records.state(dataclasses.replace(plan[1], settings=plan[1].settings | {"lr": 0.3})) == (
+        "stands with other settings")
+
+
+def test_a_laptop_record_is_not_made_on_a_card(plan, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "hide the card" in records.state(Planned("x", "train", "laptop", 1))
+
+
+def test_packaged_weights_are_halves_with_a_record_of_their_own(plan, monkeypatch):
+    good, packaged = plan[1], plan[2]
+    with pytest.raises(FileNotFoundError, match="no finished run to package; .*train --profile ci"):
+        records.make(packaged)
+    records.make(good)
+    folder = records.make(packaged)
+    tensors, state = load_checkpoint(records.PACKAGED)
+    assert {value.dtype for value in tensors.values() if value.is_floating_point()} == {torch.float16}
+    assert state["config"] == dataclasses.asdict(good.config())
+    facts = json.loads((folder / "config.json").read_text())
+    assert facts["weights"]["bytes"] == records.PACKAGED.stat().st_size and facts["weights"]["precision"] == "float16"
+    full, half = runs.load_record("good").predictions, runs.load_record("packaged").predictions
+    assert full["name"].tolist() == half["name"].tolist()
+    gap = (full["prediction"] - half["prediction"]).abs()
+    assert 0 < gap.max() < 1  # other weights, nearly the same answers
+    before = records.PACKAGED.read_bytes()
+    records.package(packaged.config(), records.PACKAGED)  # killed after the weights were written: it goes on
+    assert records.PACKAGED.read_bytes() == before
+    other = {key: value + 1 if value.is_floating_point() else value for key, value in tensors.items()}
+    save_checkpoint(records.PACKAGED, other, state)
+    with pytest.raises(FileExistsError, match="holds other weights; remove it"):
+        records.package(packaged.config(), records.PACKAGED)
+
+
+def test_without_utkface_nothing_is_made(plan, monkeypatch, capsys):
+    monkeypatch.setattr(records, "utkface_folder", lambda: None)
+    assert records.make_all() == [] and "needs UTKFace" in capsys.readouterr().out
+    assert not list(runs.paths.records_folder().glob("*/predictions.csv"))
+    assert isinstance(records.overview(), pd.DataFrame)
