@@ -42,7 +42,6 @@ ROWS: dict[str, dict[str, Any]] = {  # name -> what it changes of the base
     "three times the epochs, augmentation: twice as strong": _LONG | _TWICE,
     "augmentation: mirror image only": _MIRROR,
     "augmentation: twice as strong": _TWICE,
-    "mixing two pictures": {"mixup": 0.2},
     "64 pixels": {"image_size": 64},
     "growing from 32 to 64 pixels": {"image_size": 64, "grow_from": 32},
     "optimiser: AdamW (lr 0.002, weight decay 0.05)": {"optimizer": "adamw", "lr": 0.002, "weight_decay": 0.05},
@@ -51,11 +50,9 @@ ROWS: dict[str, dict[str, Any]] = {  # name -> what it changes of the base
     "no running mean of the weights": {"ema": 0.0},
     "loss: L1 of one output (lr 0.02)": {"head": "regression", "lr": 0.02},
     "soft labels: almost none (sigma 0.3)": {"sigma": 0.3},
-    "soft labels: wide (sigma 4)": {"sigma": 4.0},
     "conflicting copies: at their median age": {"conflicts": "median"},
     "conflicting copies: dropped": {"conflicts": "drop"},
     "network: resnet18": {"backbone": "resnet18"},
-    "network: resnet28": {"backbone": "resnet28"},
     "network: mobilenet_v3_small at 80 pixels": {"backbone": "mobilenet_v3_small", "image_size": 80},
 }
 # Ways to read the answers of the base's trained networks.

@@ -179,15 +179,17 @@ def published_comparison(ours: pd.DataFrame, published: pd.DataFrame, label_erro
     """A panel a protocol: published errors and ours (`results.summary`), with median baseline and label error.
 
     Our bars are 95 % intervals over test pictures (one run) or the range of runs; published bars are one standard
-    deviation where it is stated. Hollow dots were not read in their source, or are of a part of the test.
+    deviation where it is stated. Hollow dots were not read in their source, or are of a part of the test. A median
+    baseline beyond the axis stands as a number at its end.
     """
     notes = {"holdout": "holdout (80/20, ours)",
              "benchmark": "benchmark (60/20/20; published figures: same proportions, other lists and alignment)",
              "coral": "coral (ages 21 to 60, published test list)"}
     protocols = [protocol for protocol in notes if protocol in set(ours["protocol"])]
-    heights = [1.2 + ((published["protocol"] == p).sum() + (ours["protocol"] == p).sum()) for p in protocols]
-    figure, axes = plt.subplots(len(protocols), 1, figsize=(9.5, 1.2 + 0.37 * sum(heights)), squeeze=False,
+    heights = [1.5 + (published["protocol"] == p).sum() + (ours["protocol"] == p).sum() for p in protocols]
+    figure, axes = plt.subplots(len(protocols), 1, figsize=(11.0, 1.2 + 0.36 * sum(heights)), squeeze=False,
                                 layout="constrained", sharex=True, height_ratios=heights)
+    right, legend = 9.5, {}
     for ax, protocol in zip(axes.flat, protocols, strict=True):
         theirs, own = published[published["protocol"] == protocol], ours[ours["protocol"] == protocol]
         names = [f"{row.method} ({row.start})" + (f"\n{row.how_known}" if protocol == "holdout" else "")
@@ -204,13 +206,20 @@ def published_comparison(ours: pd.DataFrame, published: pd.DataFrame, label_erro
         ax.plot(own["mae"], y[len(theirs):], "s", color=MAIN, label="measured here")
         for place, value in zip(y, [*theirs["mae"], *own["mae"]], strict=True):
             ax.annotate(f"{value:.2f}", (value, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
-        _references(ax, [(own["baseline"].mean(), f"median baseline: {own['baseline'].mean():.2f}"),
-                         (label_error, f"label error, an estimate: {label_error:.1f}")], vertical=True)
+        baseline = float(own["baseline"].mean())
+        references = [(label_error, f"label error, an estimate: {label_error:.1f}")]
+        if baseline < right:
+            references.insert(0, (baseline, "median baseline"))
+        _references(ax, references[::-1], vertical=True)
+        ax.annotate(f"median baseline: {baseline:.2f}" + (" \u2192" if baseline >= right else " "),
+                    (min(baseline, right), len(names) - 1), ha="right", va="center", fontsize=8, color="0.3")
         ax.set_yticks(y, names)
         ax.set_title(notes[protocol], fontsize=10, loc="left")
-        ax.set(ylim=(len(names) - 0.4, -0.8), xlim=(0, None))
-        ax.legend(frameon=False, fontsize=8, loc="center right")
-    axes.flat[-1].set_xlabel("mean absolute error on test pictures (years)")
+        ax.set(ylim=(len(names) - 0.4, -0.8), xlim=(2.5, right))
+        handles, labels = ax.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
+    axes.flat[-1].set_xlabel("mean absolute error (years)")
+    figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
