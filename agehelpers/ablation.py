@@ -182,6 +182,8 @@ def compare(measured: pd.DataFrame) -> pd.DataFrame:
     by_row = {name: part.sort_values("seed") for name, part in measured.groupby("row", sort=False)}
     trained = [name for name in by_row if name not in DECODINGS]
     pooled = float(np.mean([by_row[name]["val_mae"].var(ddof=1) for name in trained]))  # NaN for a single seed
+    if "base" not in by_row:
+        raise ValueError("the base of the ablation is missing or diverged; a lower lr in BASE usually helps")
     base = by_row["base"]
     base_errors = np.stack([table["error"] for table in base["error"]])
     group = base["error"].iloc[0]["group"]

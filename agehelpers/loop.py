@@ -268,8 +268,7 @@ def _finish_epoch(trainer: Trainer, validation: Feeder, best: Path, seconds: flo
     rate = trainer.optimizer.param_groups[0]["lr"]
     row = {"epoch": done, "train_loss": train_loss, "train_mae": train_mae, "val_loss": val_loss,
            "val_mae": val_mae, "lr": rate, "seconds": seconds + time.perf_counter() - started}
-    if val_mae < min((earlier["val_mae"] for earlier in trainer.history if earlier["val_mae"] == earlier["val_mae"]),
-                     default=math.inf):  # a NaN, where nothing was evaluated, is not equal to itself
+    if val_mae < min((old["val_mae"] for old in trainer.history if not math.isnan(old["val_mae"])), default=math.inf):
         weights = {f"model.{key}": value for key, value in trainer.evaluated().state_dict().items()}
         save_checkpoint(best, weights, {"config": asdict(trainer.config), "epoch": row["epoch"], "val_mae": val_mae})
     trainer.history.append(row)

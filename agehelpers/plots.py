@@ -189,7 +189,8 @@ def published_comparison(ours: pd.DataFrame, published: pd.DataFrame, label_erro
     heights = [1.5 + (published["protocol"] == p).sum() + (ours["protocol"] == p).sum() for p in protocols]
     figure, axes = plt.subplots(len(protocols), 1, figsize=(11.0, 1.2 + 0.36 * sum(heights)), squeeze=False,
                                 layout="constrained", sharex=True, height_ratios=heights)
-    right, legend = 9.5, {}
+    right = 9.5
+    legend: dict[str, Any] = {}
     for ax, protocol in zip(axes.flat, protocols, strict=True):
         theirs, own = published[published["protocol"] == protocol], ours[ours["protocol"] == protocol]
         names = [f"{row.method} ({row.start})" + (f"\n{row.how_known}" if protocol == "holdout" else "")
@@ -219,7 +220,7 @@ def published_comparison(ours: pd.DataFrame, published: pd.DataFrame, label_erro
         handles, labels = ax.get_legend_handles_labels()
         legend |= dict(zip(labels, handles, strict=True))
     axes.flat[-1].set_xlabel("mean absolute error (years)")
-    figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(list(legend.values()), list(legend), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

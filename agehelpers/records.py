@@ -151,8 +151,9 @@ def package(config: Config, target: Path) -> Path:
     """Weights of the finished run of `config` in half precision at `target`, and a run folder with their own record.
 
     They are loaded back from `target` and predict validation and test again, so the record is theirs, not that of the
-    weights in single precision. FileNotFoundError where the run is not finished, FileExistsError where `target` holds
-    other weights.
+    weights in single precision. It has no training rows, to stay small; `train_median` in config.json is the median
+    baseline's answer. FileNotFoundError where the run is not finished, FileExistsError where `target` holds other
+    weights.
     """
     source = runs.run_folder(config)
     if not (source / "config.json").is_file():
@@ -168,11 +169,13 @@ def package(config: Config, target: Path) -> Path:
     else:
         save_checkpoint(target, halves, kept)
     data, model = runs.prepare(config), load_model(target)
-    parts = [runs.predictions_of(model, data, part) for part in runs.PARTS]
+    parts = [runs.predictions_of(model, data, part) for part in ("validation", "test")]
     folder = source.with_name(f"{source.name}-packaged")
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     paths.write_atomically(folder / "predictions.csv", pd.concat(parts).to_csv(index=False))
     paths.write_atomically(folder / "history.csv", record.history.to_csv(index=False))
-    paths.write_json(folder / "config.json", record.config | {"config": asdict(config), "weights": {
-        "file": paths.relative(target), "bytes": target.stat().st_size, "sha256": digest, "precision": "float16"}})
+    paths.write_json(folder / "config.json", record.config | {
+        "config": asdict(config), "train_median": float(data.part("train")["age"].median()),
+        "weights": {"file": paths.relative(target), "bytes": target.stat().st_size, "sha256": digest,
+                    "precision": "float16"}})
     return folder

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from agehelpers import grid, records, runs
+from agehelpers import grid, records, results, runs
 from agehelpers.__main__ import main
 from agehelpers.config import load_config
 from agehelpers.loop import load_checkpoint, save_checkpoint
@@ -99,6 +99,9 @@ def test_packaged_weights_are_halves_with_a_record_of_their_own(plan, monkeypatc
     facts = json.loads((folder / "config.json").read_text())
     assert facts["weights"]["bytes"] == records.PACKAGED.stat().st_size and facts["weights"]["precision"] == "float16"
     full, half = runs.load_record("good").predictions, runs.load_record("packaged").predictions
+    assert facts["train_median"] == full.loc[full["part"] == "train", "age"].median()
+    assert results.baseline_of(runs.load_record("packaged")) == results.baseline_of(runs.load_record("good"))
+    full = full[full["part"] != "train"].reset_index(drop=True)
     assert full["name"].tolist() == half["name"].tolist()
     gap = (full["prediction"] - half["prediction"]).abs()
     assert 0 < gap.max() < 1  # other weights, nearly the same answers
