@@ -38,8 +38,8 @@ _LONG = {"epochs": 9}
 ROWS: dict[str, dict[str, Any]] = {  # name -> what it changes of the base
     "base": {},
     "three times the epochs": _LONG,
-    "three times the epochs, augmentation: mirror image only": _LONG | _MIRROR,
-    "three times the epochs, augmentation: twice as strong": _LONG | _TWICE,
+    "three times the epochs, mirror image only": _LONG | _MIRROR,
+    "three times the epochs, twice the augmentation": _LONG | _TWICE,
     "augmentation: mirror image only": _MIRROR,
     "augmentation: twice as strong": _TWICE,
     "64 pixels": {"image_size": 64},
@@ -142,7 +142,8 @@ def ablate(config: Config, folder: Path, rows: dict[str, dict[str, Any]] | None 
         "config": dataclasses.asdict(base), "rows": rows, "seeds": seeds, "workers": workers,
         "split": data.split,
         "counts": {part: len(data.part(part)) for part in runs.SELECTION},
-        "training_seconds": round(float(table["seconds"].sum()), 1), "device": "cuda" if on_card else "cpu",
+        "training_seconds": round(sum(job.get("seconds", 0.0) for job in done), 1),
+        "device": "cuda" if on_card else "cpu",
         "threads_each": None if on_card else 1, "diverged": [job["row"] for job in done if job["state"] == "diverged"],
         "precision": str(pick_precision(base, pick_device(base))).removeprefix("torch."),
         "hardware": runs.hardware(), "versions": paths.versions()})

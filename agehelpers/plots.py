@@ -39,9 +39,10 @@ def _axes(ax: Axes | None, width: float = 7.0, height: float = 4.2) -> Axes:
 References = Sequence[tuple[float, str]]  # value and name of lines to compare with
 
 
-def _references(ax: Axes, references: References, vertical: bool = False) -> None:
+def _references(ax: Axes, references: References, vertical: bool = False,
+                styles: Sequence[Any] = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))) -> None:
     """A broken line at each value, its name in the legend."""
-    for (value, text), style in zip(references, itertools.cycle(["--", ":", "-.", (0, (5, 1, 1, 1, 1, 1))])):
+    for (value, text), style in zip(references, itertools.cycle(styles)):
         draw = ax.axvline if vertical else ax.axhline
         draw(value, color=QUIET, linestyle=style, linewidth=1.3, label=text, zorder=1)
 
@@ -227,7 +228,7 @@ def published_comparison(ours: pd.DataFrame, published: pd.DataFrame, label_erro
 def cs_curves(curves: dict[str, pd.DataFrame], references: References = (), ax: Axes | None = None) -> Axes:
     """Cumulative scores by name, each an `analysis.cs_curve`; the first one is drawn as the model, others dashed."""
     ax = _axes(ax)
-    _references(ax, references, vertical=True)
+    _references(ax, references, vertical=True, styles=(":", "-."))  # "--" is a curve here
     for position, (name, curve) in enumerate(curves.items()):
         ax.plot(curve["years"], curve["share"], color=(MAIN, QUIET, SECOND)[position % 3], label=name,
                 linestyle="-" if position == 0 else "--", marker="o" if position == 0 else None, markersize=4)

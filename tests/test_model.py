@@ -134,3 +134,9 @@ def test_truncated_networks_are_the_first_three_stages(short, whole):
     full.load_state_dict(model.backbone.state_dict())
     images = torch.rand(2, 3, 64, 64)
     assert model.features == 256 and torch.equal(model.backbone(images), full(images))
+
+
+def test_statistics_follow_the_weights_in_every_network():
+    model = AgeEstimationModel(load_config("laptop", {"backbone": "mobilenet_v3_small"}))
+    norms = [module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms and set(norms) == {0.1}
