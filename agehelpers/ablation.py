@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from agehelpers import paths, runs
 from agehelpers.analysis import add_groups, interval
@@ -25,7 +26,7 @@ from agehelpers.loop import load_model, pick_device, pick_precision, train
 
 FILES = ("config.json", "runs.csv", "effects.csv")
 # The base: everything that a row changes has its value here, so that the table does not move when the profile takes
-# over what it shows. Pictures come from `selection`: no test of any protocol of the plan is among them.
+# over what it shows. Pictures come from `selection`: no test of the protocols' first splits is among them.
 BASE: dict[str, Any] = {
     "protocol": "selection", "limit": 0, "image_size": 40, "grow_from": None, "epochs": 3, "evaluate_every": 100,
     "batch_size": 64, "flip": True, "rotation": 8.0, "scale": 0.08, "shift": 0.04, "brightness": 0.1, "contrast": 0.1,
@@ -169,16 +170,19 @@ def read_rows(done: list[dict[str, Any]], index: pd.DataFrame) -> pd.DataFrame:
 def compare(measured: pd.DataFrame) -> pd.DataFrame:
     """Each row against "base": mean over seeds, difference of the MAE and its 95 % interval.
 
-    The interval adds two variances. That of the pictures comes from a paired bootstrap of the difference, identical
-    pictures together. That of the seeds is pooled over all trained rows, since two seeds say little about one row. Rows
-    that read the base's own networks another way are paired by seed; their seed variance is that of the differences.
-    "ensemble" is the mean answer of the base's networks; being one ensemble, it has no seed variance.
+    The interval adds two parts. That of the pictures comes from a paired bootstrap of the difference, identical ones
+    together. That of the seeds is pooled over all trained rows, since two seeds say little about one row, and takes
+    Student's quantile. Rows that read the base's own networks another way are paired by seed; their variance is that of
+    the differences, pooled over such rows. `ENSEMBLE` is the mean answer of the base's networks. Its error cannot be
+    above their mean error, so its interval (of the pictures alone) is no test of whether it pays. All rows share the
+    base's runs: if these were lucky or unlucky, all differences are shifted together.
 
     Returns
     -------
     DataFrame
-        row, runs, epochs, seconds (of one training, mean), val_mae (mean over seeds, years), val_cs5 (a share),
-        difference, low, high (years; negative: better than the base), seed_sd (years, pooled, the same in each row).
+        row, runs, epochs, seconds (of one training; of both for the ensemble), val_mae (mean over seeds, years),
+        val_cs5 (a share), difference, low, high (years; negative: better than the base), seed_sd (years, pooled, the
+        same in each row).
     """
     by_row = {name: part.sort_values("seed") for name, part in measured.groupby("row", sort=False)}
     trained = [name for name in by_row if name not in DECODINGS]
@@ -188,6 +192,10 @@ def compare(measured: pd.DataFrame) -> pd.DataFrame:
     base = by_row["base"]
     base_errors = np.stack([table["error"] for table in base["error"]])
     group = base["error"].iloc[0]["group"]
+    read = [name for name in by_row if name in DECODINGS]
+    paired = float(np.mean([(by_row[name]["val_mae"].to_numpy() - base["val_mae"].to_numpy()).var(ddof=1)
+                            for name in read])) if read else 0.0
+    freedom = {False: sum(len(by_row[name]) - 1 for name in trained), True: len(read) * (len(base) - 1)}
     rows = []
     for name, part in [*by_row.items(), (ENSEMBLE, base)]:
         errors = np.stack([table["error"] for table in part["error"]])
@@ -195,16 +203,16 @@ def compare(measured: pd.DataFrame) -> pd.DataFrame:
             errors = errors.mean(axis=0, keepdims=True)
         error = np.abs(errors)
         difference = interval(error.mean(axis=0) - np.abs(base_errors).mean(axis=0), groups=group)
-        of_seeds = pooled * (1 / len(part) + 1 / len(base))
-        if name in DECODINGS:
-            of_seeds = (error.mean(axis=1) - np.abs(base_errors).mean(axis=1)).var(ddof=1) / len(part)
-        elif name in ("base", ENSEMBLE):
+        of_seeds = paired / len(part) if name in read else pooled * (1 / len(part) + 1 / len(base))
+        if name in ("base", ENSEMBLE):
             of_seeds = 0.0
-        half = 1.96 * (((difference.high - difference.low) / 2 / 1.96) ** 2 + of_seeds) ** 0.5
+        half = (((difference.high - difference.low) / 2) ** 2
+                + stats.t.ppf(0.975, max(1, freedom[name in read])) ** 2 * of_seeds) ** 0.5
         rows.append({"row": name, "runs": len(part), "epochs": part["epochs"].iloc[0],
-                     "seconds": round(part["seconds"].mean(), 1), "val_mae": error.mean(),
-                     "val_cs5": (error <= 5).mean(), "difference": difference.value, "low": difference.value - half,
-                     "high": difference.value + half, "seed_sd": pooled**0.5})
+                     "seconds": round(part["seconds"].sum() if name == ENSEMBLE else part["seconds"].mean(), 1),
+                     "val_mae": error.mean(), "val_cs5": (error <= 5).mean(),
+                     "difference": difference.value, "low": difference.value - half, "high": difference.value + half,
+                     "seed_sd": pooled**0.5})
     return pd.DataFrame(rows).round(4)
 
 

@@ -103,8 +103,9 @@ class Config:
         """Side of the training pictures in `epoch` (from 0): multiples of 8 on the way from grow_from to image_size."""
         if self.grow_from is None:
             return self.image_size
-        share = min(1.0, epoch / max(1.0, 0.75 * self.epochs))
-        return min(self.image_size, round((self.grow_from + share * (self.image_size - self.grow_from)) / 8) * 8)
+        share = epoch / max(1.0, 0.75 * self.epochs)
+        grown = round((self.grow_from + share * (self.image_size - self.grow_from)) / 8) * 8
+        return self.image_size if share >= 1 else min(self.image_size, grown)
 
     def faces_folder(self) -> Path:
         """Folder of the pictures; the drawn faces are made on first use."""

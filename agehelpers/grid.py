@@ -49,7 +49,7 @@ def axes_of(config: Config) -> Axes:
 # A cell is a short, small run: enough to rank settings, not to use the result.
 BUDGETS: dict[str, dict[str, Any]] = {
     "ci": {"epochs": 4},
-    # No test picture of any protocol is in `selection`. A few hundred steps: a shorter running mean.
+    # `selection` meets no test of the protocols' first splits. A few hundred steps: a shorter running mean.
     "laptop": {"protocol": "selection", "epochs": 4, "image_size": 40, "grow_from": None, "limit": 7000, "ema": 0.98,
                "evaluate_every": 100},
     "gpu": {"protocol": "selection", "epochs": 5, "image_size": 112, "grow_from": None, "ema": 0.98},

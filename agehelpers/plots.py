@@ -163,8 +163,9 @@ def effects(table: pd.DataFrame, note: str = "", ax: Axes | None = None) -> Axes
     rows = table[table["row"] != "base"].sort_values("difference")
     ax = _axes(ax, 8.5, 1.2 + 0.3 * len(rows))
     y = np.arange(len(rows))
-    clear = (rows["low"] > 0) | (rows["high"] < 0)
-    for shown, colour, label in ((clear, MAIN, "interval without 0"), (~clear, QUIET, "a tie with the base")):
+    clear = ((rows["low"] > 0) | (rows["high"] < 0)) & ~rows["row"].str.startswith("ensemble")
+    for shown, colour, label in ((clear, MAIN, "interval without 0"),
+                                 (~clear, QUIET, "a tie with the base, or no test")):
         ax.hlines(y[shown], rows.loc[shown, "low"], rows.loc[shown, "high"], color=colour, linewidth=2)
         ax.plot(rows.loc[shown, "difference"], y[shown], "o", color=colour, label=label)
     base = table.loc[table["row"] == "base", "val_mae"].iloc[0]

@@ -86,7 +86,8 @@ def state(planned: Planned) -> str:
     file = paths.records_folder() / planned.name / "config.json"
     if file.is_file():
         try:
-            same = json.loads(file.read_text())["config"] == planned.recorded()
+            found = json.loads(file.read_text())
+            same = found["config"] == planned.recorded() and found.get("rows", ablation.ROWS) == ablation.ROWS
         except FileNotFoundError:  # the grid that its settings come from is gone
             same = False
         return "stands" if same else "stands with other settings"

@@ -54,7 +54,7 @@ def baseline_of(record: Record) -> float:
 
 
 def yardstick_note(protocol: str, index: pd.DataFrame) -> str:
-    """Median baseline on the validation pictures of a protocol's first split, and label error, for a figure's title."""
+    """Median baseline on all validation pictures of a protocol's first split, and label error, for a figure's title."""
     rows = index.merge(make_split(index, protocol), on="name")
     training, validation = (rows.loc[rows["part"] == part, "age"] for part in ("train", "validation"))
     baseline = (validation - training.median()).abs().mean()
@@ -90,7 +90,7 @@ def summary(records: list[Record], index: pd.DataFrame) -> pd.DataFrame:
                "baseline": np.mean([baseline_of(record) for record in members]),
                "minutes": np.mean([record.config["training_seconds"] for record in members]) / 60,
                "place": facts["hardware"]["card"] or f"{facts['hardware']['threads']} of "
-                                                     f"{facts['hardware']['cores']} CPU cores"}
+                                                     f"{facts['hardware']['cores']} CPU cores, {facts['precision']}"}
         for key, metric in (("mae", "MAE"), ("cs5", "CS@5")):
             found = [interval_of(test, metric) for test in tests]
             values = [one.value for one in found]

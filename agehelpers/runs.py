@@ -231,12 +231,14 @@ def predict_crops(checkpoint: Path, crops: list[Path]) -> pd.DataFrame:
     """Predicted age of faces already cropped as the training's: columns file, prediction (years) [, spread].
 
     `checkpoint`: best.safetensors of a run, or the weights that come with the package (`records.PACKAGED`).
+    Computed in single precision, so that the answer is the same on every machine. `spread` is the standard deviation of
+    the answer's distribution in years, where the head has one.
     """
     from agehelpers.config import config_from_dict
     from agehelpers.loop import load_checkpoint
     from agehelpers.pixels import decode
 
-    config = config_from_dict(load_checkpoint(checkpoint)[1]["config"] | {"device": "auto", "precision": "auto"})
+    config = config_from_dict(load_checkpoint(checkpoint)[1]["config"] | {"device": "auto", "precision": "fp32"})
     pixels = np.stack([decode(crop, config.pixels_size) for crop in crops])
     rows = np.arange(len(crops))
     feeder = Feeder(pixels, rows, np.zeros(len(crops), np.float32), config, pick_device(config))

@@ -61,7 +61,7 @@ def test_differences_and_intervals_against_values_derived_by_hand():
     # The mean answer of two seeds whose errors are opposite is right.
     opposite = measured({("base", 0): [4.0, 4.0], ("base", 1): [-4.0, -4.0]}, [0, 1])
     together = ablation.compare(opposite).set_index("row").loc["ensemble of the base's seeds"]
-    assert together[["val_mae", "difference"]].tolist() == [0.0, -4.0]
+    assert together[["val_mae", "difference", "seconds"]].tolist() == [0.0, -4.0, 120.0]
 
 
 def test_seeds_widen_the_interval_and_copies_are_drawn_together():
@@ -71,7 +71,9 @@ def test_seeds_widen_the_interval_and_copies_are_drawn_together():
     row = ablation.compare(table).set_index("row").loc["row"]
     pooled = (0.5 + 0.0) / 2
     assert row["seed_sd"] == pytest.approx(pooled**0.5, abs=1e-4)
-    assert row["high"] == pytest.approx(1.96 * (pooled * (1 / 2 + 1 / 2)) ** 0.5, abs=1e-3) and row["difference"] == 0
+    student = 4.3027  # 97.5 % quantile of Student's distribution with two degrees of freedom: one for each row
+    assert row["high"] == pytest.approx(student * (pooled * (1 / 2 + 1 / 2)) ** 0.5, abs=1e-3)
+    assert row["difference"] == 0
     rng = np.random.default_rng(0)
     base, other = rng.normal(0, 5, 40), rng.normal(0, 5, 40)
     twice = {(row, seed): np.repeat(error, 9) for row, error in (("base", base), ("row", other)) for seed in (0, 1)}

@@ -93,7 +93,7 @@ def test_the_committed_records_are_those_of_the_plan(monkeypatch):
     monkeypatch.setenv("AGEHELPERS_RECORDS", str(RECORDS))
     standing = {planned.name: records.state(planned) for planned in records.PLAN if (RECORDS / planned.name).is_dir()}
     assert set(standing.values()) == {"stands"}, standing
-    assert {folder.name for folder in RECORDS.iterdir()} == set(standing)
+    assert {file.parent.name for file in tracked() if RECORDS in file.parents} == set(standing)
     labels = results.labels()
     for planned in records.PLAN:
         if planned.name in standing and planned.kind != "ablation":

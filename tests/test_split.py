@@ -149,7 +149,7 @@ def test_the_published_list_needs_the_whole_utkface():
         make_split(UTKFACE[UTKFACE["name"] != coral_list()["name"].iloc[0]], "coral")
 
 
-def test_selection_meets_no_test_of_the_plan():
+def test_selection_meets_no_test_of_the_first_splits():
     chosen = UTKFACE.merge(make_split(UTKFACE, "selection"), on="name")
     assert set(chosen["part"]) == {"train", "validation"} and len(chosen) > 12_000
     for protocol in ("holdout", "benchmark", "coral", "coral_published"):
