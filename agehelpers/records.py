@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,8 @@ def make_all(everything: bool = False, only: Sequence[str] = (), say: Callable[[
 def package(config: Config, target: Path) -> Path:
     """Weights of the finished run of `config` in half precision at `target`, and a run folder with their own record.
 
-    They are loaded back from `target` and predict validation and test again, so the record is theirs, not that of the
-    weights in single precision. It has no training rows, to stay small; `train_median` in config.json is the median
+    They are loaded back from `target` and predict validation and test as `runs.predict_crops` computes: the record is
+    theirs, not that of the run. It has no training rows, to stay small; `train_median` in config.json is the median
     baseline's answer. FileNotFoundError where the run is not finished, FileExistsError where `target` holds other
     weights.
     """
@@ -169,14 +169,14 @@ def package(config: Config, target: Path) -> Path:
             raise FileExistsError(f"{target} holds other weights; remove it to package these")
     else:
         save_checkpoint(target, halves, kept)
-    data, model = runs.prepare(config), load_model(target)
+    data, model = runs.prepare(replace(config, precision="fp32")), load_model(target)  # as runs.predict_crops computes
     parts = [runs.predictions_of(model, data, part) for part in ("validation", "test")]
     folder = source.with_name(f"{source.name}-packaged")
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
     paths.write_atomically(folder / "predictions.csv", pd.concat(parts).to_csv(index=False))
     paths.write_atomically(folder / "history.csv", record.history.to_csv(index=False))
     paths.write_json(folder / "config.json", record.config | {
-        "config": asdict(config), "train_median": float(data.part("train")["age"].median()),
+        "config": asdict(config), "precision": "float32", "train_median": float(data.part("train")["age"].median()),
         "weights": {"file": paths.relative(target), "bytes": target.stat().st_size, "sha256": digest,
                     "precision": "float16"}})
     return folder
