@@ -88,9 +88,8 @@ class Config:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must be between 0 and 1")
         if self.cache_size is not None and self.cache_size < 1:
             raise ValueError(f"cache_size={self.cache_size!r}: must be greater than 0, or none")
-        if self.grow_from is not None and (self.grow_from % 8 or not 8 <= self.grow_from <= self.image_size):
-            raise ValueError(f"grow_from={self.grow_from!r}: must be a multiple of 8, at most image_size="
-                             f"{self.image_size}, or none")
+        if self.grow_from is not None and (self.grow_from % 8 or self.grow_from < 8):
+            raise ValueError(f"grow_from={self.grow_from!r}: must be a multiple of 8, or none")
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum greater than 0; use nesterov=false")
 
@@ -101,7 +100,7 @@ class Config:
 
     def size_at(self, epoch: int) -> int:
         """Side of the training pictures in `epoch` (from 0): multiples of 8 on the way from grow_from to image_size."""
-        if self.grow_from is None:
+        if self.grow_from is None or self.grow_from >= self.image_size:
             return self.image_size
         share = epoch / max(1.0, 0.75 * self.epochs)
         grown = round((self.grow_from + share * (self.image_size - self.grow_from)) / 8) * 8

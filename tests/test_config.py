@@ -102,5 +102,6 @@ def test_pictures_grow_in_multiples_of_eight_over_three_quarters_of_the_epochs()
     assert [config.size_at(epoch) for epoch in range(16)] == [32, 32, 40, 40, 40, 48, 48, 48, 56, 56, 56, 64, *[64] * 4]
     assert load_config("laptop", {"grow_from": None, "image_size": 50}).size_at(0) == 50
     assert load_config("laptop", {"grow_from": 48, "image_size": 100, "epochs": 16}).size_at(12) == 100
-    with pytest.raises(ValueError, match="at most image_size=64"):
-        load_config("laptop", {"grow_from": 72, "image_size": 64})
+    assert load_config("laptop", {"grow_from": 48, "image_size": 32}).size_at(0) == 32  # nothing to grow
+    with pytest.raises(ValueError, match="must be a multiple of 8"):
+        load_config("laptop", {"grow_from": 44})
