@@ -176,7 +176,7 @@ def package(config: Config, target: Path) -> Path:
     paths.write_atomically(folder / "predictions.csv", pd.concat(parts).to_csv(index=False))
     paths.write_atomically(folder / "history.csv", record.history.to_csv(index=False))
     paths.write_json(folder / "config.json", record.config | {
-        "config": asdict(config), "precision": "float32", "train_median": float(data.part("train")["age"].median()),
+        "config": asdict(config), "train_median": float(data.part("train")["age"].median()),
         "weights": {"file": paths.relative(target), "bytes": target.stat().st_size, "sha256": digest,
-                    "precision": "float16"}})
+                    "precision": "float16", "predicted_in": "float32"}})
     return folder
