@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TQDM_DISABLE ?= $(if $(CI),1,)
 
-.PHONY: notebooks test lab outputs records lock clean
+.PHONY: notebooks test lab outputs records benchmark lock clean
 
 notebooks: .env-stamp
 	mkdir -p build
@@ -22,6 +22,10 @@ test: .env-stamp
 # Every committed record that is missing and can be made here (hours on a CPU; resumable), then README and figures.
 records: .env-stamp
 	$(BIN)/python -m agehelpers records; made=$$?; $(BIN)/python -m agehelpers results && exit $$made
+
+# The usual way to feed a network and ours, side by side (about ten minutes; leave the machine alone meanwhile).
+benchmark: .env-stamp
+	$(BIN)/python benchmarks/benchmark.py
 
 lab: .env-stamp
 	$(BIN)/jupyter lab notebooks

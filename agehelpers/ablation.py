@@ -30,9 +30,10 @@ FILES = ("config.json", "runs.csv", "effects.csv")
 BASE: dict[str, Any] = {
     "protocol": "selection", "limit": 0, "image_size": 40, "grow_from": None, "epochs": 3, "evaluate_every": 100,
     "batch_size": 64, "flip": True, "rotation": 8.0, "scale": 0.08, "shift": 0.04, "brightness": 0.1, "contrast": 0.1,
-    "erase": 0.0, "mixup": 0.0, "conflicts": "keep", "backbone": "resnet14", "head": "distribution", "sigma": 2.0,
-    "l1_weight": 0.1, "decode": "median", "flip_average": True, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
-    "weight_decay": 5e-4, "schedule": "one_cycle", "warmup": 0.3, "ema": 0.99}
+    "erase": 0.0, "augment_from": 1.0, "mixup": 0.0, "conflicts": "keep", "backbone": "resnet14",
+    "head": "distribution", "sigma": 2.0, "l1_weight": 0.1, "decode": "median", "flip_average": True,
+    "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "one_cycle", "warmup": 0.3,
+    "ema": 0.99}
 _MIRROR = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0}
 _TWICE = {"rotation": 16.0, "scale": 0.16, "shift": 0.08, "brightness": 0.2, "contrast": 0.2}
 _LONG = {"epochs": 9}

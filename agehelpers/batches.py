@@ -2,7 +2,8 @@
 
 `torchvision.transforms.v2` draws one random value for a whole batch, so the geometry (flip, rotation, scale, shift in
 a single resampling) and the light (brightness, contrast, erasing) are drawn here, one value a picture. The draws are
-the same on every device; the resampling is OpenCV's ``warpAffine`` on CPU and a batched ``grid_sample`` on CUDA.
+the same on every device; the work is done by OpenCV's ``warpAffine`` and ``LUT`` picture by picture on CPU, and by one
+batched ``grid_sample`` on CUDA.
 """
 
 from __future__ import annotations
@@ -45,11 +46,8 @@ class Draw:
     box: torch.Tensor
 
 
-def draw_augmentation(count: int, config: Config, generator: torch.Generator | None, size: int = 0) -> Draw:
-    """Random geometry and light for `count` pictures; without a generator the unchanged whole picture.
-
-    `size`: side of the output in pixels, by default the configuration's.
-    """
+def draw_augmentation(count: int, config: Config, generator: torch.Generator | None) -> Draw:
+    """Random geometry and light for `count` pictures; without a generator the unchanged whole picture."""
     theta = torch.eye(2, 3).repeat(count, 1, 1)
     box = torch.zeros(count, 4, dtype=torch.int64)
     if generator is None:
@@ -63,7 +61,7 @@ def draw_augmentation(count: int, config: Config, generator: torch.Generator | N
     # an output point is mirrored, then turned and scaled, then shifted: the face zooms in where zoom > 1
     theta[:, 0] = torch.stack([mirror * cos, -sin, 2 * config.shift * spread[:, 3]], 1)
     theta[:, 1] = torch.stack([mirror * sin, cos, 2 * config.shift * spread[:, 4]], 1)
-    side = size or config.image_size
+    side = config.image_size
     height, width = (side * (0.15 + 0.25 * u[:, 7])).long(), (side * (0.15 + 0.25 * u[:, 8])).long()
     top, left = (u[:, 9] * (side - height)).long(), (u[:, 10] * (side - width)).long()
     erased = (u[:, 6] < config.erase).long()
@@ -82,38 +80,45 @@ def _matrices(theta: torch.Tensor, source: int, target: int) -> np.ndarray:
     return (to_pixel @ full @ to_unit).numpy()
 
 
-def warp_cpu(pixels: np.ndarray, theta: torch.Tensor, size: int) -> torch.Tensor:
-    """Resample uint8 [B, S, S, 3] by `theta` into float32 [B, 3, size, size], 0 to 1; edges are repeated."""
+def augment_cpu(pixels: np.ndarray, draw: Draw, size: int) -> torch.Tensor:
+    """uint8 [B, S, S, 3] as drawn, then ImageNet's normalisation: float32 [B, 3, size, size] (channels last in memory).
+
+    Picture by picture, so that all of it happens in the processor's cache: a resampling that repeats the edges, then
+    one table from pixel value to normalised light.
+    """
     import cv2
 
-    out = np.empty((len(pixels), size, size, 3), np.uint8)
-    for picture, matrix, target in zip(pixels, _matrices(theta, pixels.shape[1], size), out, strict=True):
-        cv2.warpAffine(picture, matrix, (size, size), dst=target, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+    value = np.linspace(0, 1, 256, dtype=np.float32)
+    light = ((value - 0.5) * draw.gain.numpy()[:, None] + (0.5 + draw.offset.numpy()[:, None])).clip(0, 1)
+    tables = ((light[:, :, None] - np.array(MEAN)) / np.array(STD)).astype(np.float32)[:, None]  # [B, 1, 256, 3]
+    warped, out = np.empty((size, size, 3), np.uint8), np.empty((len(pixels), size, size, 3), np.float32)
+    for picture, matrix, table, target in zip(
+            pixels, _matrices(draw.theta, pixels.shape[1], size), tables, out, strict=True):
+        cv2.warpAffine(picture, matrix, (size, size), dst=warped, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                        borderMode=cv2.BORDER_REPLICATE)
-    return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
+        cv2.LUT(warped, table, dst=target)
+    return erase(torch.from_numpy(out).permute(0, 3, 1, 2), draw)
 
 
-def warp_batched(pixels: torch.Tensor, theta: torch.Tensor, size: int) -> torch.Tensor:
-    """The same on a device, in one call: uint8 [B, S, S, 3] -> float32 [B, 3, size, size]."""
+def augment_batched(pixels: torch.Tensor, draw: Draw, size: int) -> torch.Tensor:
+    """The same on a device, the whole batch in one call."""
+    device = pixels.device
     images = pixels.permute(0, 3, 1, 2).float().div_(255)
-    grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    grid = F.affine_grid(draw.theta.to(device), [len(images), 3, size, size], align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    gain, offset = (v.to(device).view(-1, 1, 1, 1) for v in (draw.gain, draw.offset))
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return erase(images.sub_(0.5).mul_(gain).add_(0.5 + offset).clamp_(0, 1).sub_(mean).div_(std), draw)
 
 
-def finish(images: torch.Tensor, draw: Draw) -> torch.Tensor:
-    """Light and erasing on [B, 3, H, W] in 0 to 1, then ImageNet's normalisation."""
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (MEAN, STD))
-    gain, offset = (v.to(images.device).view(-1, 1, 1, 1) for v in (draw.gain, draw.offset))
-    if bool((draw.gain != 1).any() or (draw.offset != 0).any()):
-        images = ((images - 0.5) * gain + (0.5 + offset)).clamp_(0, 1)
-    images = (images - mean) / std
-    if bool((draw.box[:, 0] != draw.box[:, 1]).any()):
-        rows = torch.arange(images.shape[2])
-        box = draw.box[:, :, None]
-        inside = ((rows >= box[:, 0]) & (rows < box[:, 1]))[:, :, None] & (
-            (rows >= box[:, 2]) & (rows < box[:, 3]))[:, None, :]
-        images = images.masked_fill(inside[:, None].to(images.device), 0.0)  # 0 is ImageNet's mean colour
-    return images
+def erase(images: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """Normalised images [B, 3, H, W] with the drawn rectangles at 0, ImageNet's mean colour."""
+    if not bool((draw.box[:, 0] != draw.box[:, 1]).any()):
+        return images
+    rows, box = torch.arange(images.shape[2]), draw.box[:, :, None]
+    inside = ((rows >= box[:, 0]) & (rows < box[:, 1]))[:, :, None] & (
+        (rows >= box[:, 2]) & (rows < box[:, 3]))[:, None, :]
+    return images.masked_fill_(inside[:, None].to(images.device), 0.0)
 
 
 @dataclass(frozen=True)
@@ -143,38 +148,40 @@ class Feeder:
         """Batches in an epoch; the last one may be smaller."""
         return math.ceil(len(self) / self.config.batch_size)
 
-    def gather(self, chosen: np.ndarray, generator: torch.Generator | None, size: int = 0) -> torch.Tensor:
-        """Pictures `chosen` (positions in this part), augmented under `generator`: float32 [B, 3, H, W]."""
-        size = size or self.config.image_size
-        draw = draw_augmentation(len(chosen), self.config, generator, size)
-        rows = self.rows[chosen]
+    def gather(self, chosen: np.ndarray, generator: torch.Generator | None, config: Config | None = None
+               ) -> torch.Tensor:
+        """Pictures `chosen` (positions in this part), augmented under `generator`: float32 [B, 3, H, W].
+
+        `config`: that of the moment, by default the feeder's.
+        """
+        config = config or self.config
+        draw, rows = draw_augmentation(len(chosen), config, generator), self.rows[chosen]
         if self.device.type == "cpu":
-            images = warp_cpu(np.asarray(self.pixels)[rows], draw.theta, size)
+            return augment_cpu(np.asarray(self.pixels)[rows], draw, config.image_size)
+        if isinstance(self.pixels, torch.Tensor):
+            pixels = self.pixels[torch.from_numpy(rows).to(self.device)]
         else:
-            if isinstance(self.pixels, torch.Tensor):
-                pixels = self.pixels[torch.from_numpy(rows).to(self.device)]
-            else:
-                pixels = torch.from_numpy(self.pixels[rows]).pin_memory().to(self.device, non_blocking=True)
-            images = warp_batched(pixels, draw.theta.to(self.device), size)
-        return finish(images, draw)
+            pixels = torch.from_numpy(self.pixels[rows]).pin_memory().to(self.device, non_blocking=True)
+        return augment_batched(pixels, draw, config.image_size)
 
     def training(self, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Shuffled, augmented batches of an epoch from step `first` on.
 
         Order and augmentation depend on seed, epoch and step alone, so that a resumed epoch goes on exactly.
         """
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self))
+        order, now = np.random.default_rng([self.config.seed, epoch]).permutation(len(self)), self.config.at(epoch)
         for step in range(first, self.steps()):
             chosen = order[step * self.config.batch_size:(step + 1) * self.config.batch_size]
             generator = torch.Generator().manual_seed(step_seed(self.config.seed, epoch, step))
-            images = self.gather(chosen, generator, self.config.size_at(epoch))
+            images = self.gather(chosen, generator, now)
             yield images, torch.from_numpy(self.ages[chosen]).to(self.device)
 
-    def evaluation(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Whole pictures in order, nothing random."""
+    def evaluation(self, config: Config | None = None, batch_size: int = 256
+                   ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Whole pictures in order, nothing random; at the image_size of `config`, by default the feeder's."""
         for first in range(0, len(self), batch_size):
             chosen = np.arange(first, min(first + batch_size, len(self)))
-            yield self.gather(chosen, None), torch.from_numpy(self.ages[chosen]).to(self.device)
+            yield self.gather(chosen, None, config), torch.from_numpy(self.ages[chosen]).to(self.device)
 
 
 def on_device(pixels: np.ndarray, device: torch.device, share: float = 0.5) -> np.ndarray | torch.Tensor:

@@ -40,6 +40,7 @@ class Config:
     brightness: float = 0.2  # added, uniform in [-brightness, brightness] of the full range
     contrast: float = 0.2  # factor about the picture's mid-grey, uniform in [1 - contrast, 1 + contrast]
     erase: float = 0.0  # probability of one erased rectangle
+    augment_from: float = 1.0  # share of the strengths above in the first epoch, growing as the pictures do
     mixup: float = 0.0  # parameter of the Beta distribution by which two pictures and their losses are mixed; 0: none
     # model
     backbone: str = "resnet18"
@@ -80,10 +81,10 @@ class Config:
             if not getattr(self, key) > 0:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must be greater than 0")
         for key in ("limit", "rotation", "scale", "shift", "brightness", "contrast", "erase", "ema",
-                    "momentum", "weight_decay", "l1_weight", "mixup"):
+                    "momentum", "weight_decay", "l1_weight", "mixup", "augment_from"):
             if not getattr(self, key) >= 0:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must not be negative")
-        for key in ("erase", "ema", "warmup"):
+        for key in ("erase", "ema", "warmup", "augment_from"):
             if not getattr(self, key) <= 1:
                 raise ValueError(f"{key}={getattr(self, key)!r}: must be between 0 and 1")
         if self.cache_size is not None and self.cache_size < 1:
@@ -98,13 +99,20 @@ class Config:
         """Side of the cached pixels: a margin over what the network sees, but no more than UTKFace's own 200."""
         return self.cache_size or min(200, round(1.25 * self.image_size))
 
-    def size_at(self, epoch: int) -> int:
-        """Side of the training pictures in `epoch` (from 0): multiples of 8 on the way from grow_from to image_size."""
-        if self.grow_from is None or self.grow_from >= self.image_size:
-            return self.image_size
-        share = epoch / max(1.0, 0.75 * self.epochs)
-        grown = round((self.grow_from + share * (self.image_size - self.grow_from)) / 8) * 8
-        return self.image_size if share >= 1 else min(self.image_size, grown)
+    def at(self, epoch: int) -> Config:
+        """Settings of `epoch` (from 0) with the image_size and the strength of augmentation that it has.
+
+        Both grow over the first three quarters of the epochs, sizes by multiples of 8: small pictures teach what is
+        coarse at a fraction of the time, and need less protection (EfficientNetV2, Tan and Le, ICML 2021).
+        """
+        share = 1.0 if epoch >= self.epochs - 1 else min(1.0, epoch / (0.75 * self.epochs))
+        size = self.image_size
+        if self.grow_from is not None and self.grow_from < size and share < 1:
+            size = min(size, round((self.grow_from + share * (size - self.grow_from)) / 8) * 8)
+        strength = self.augment_from + share * (1 - self.augment_from)
+        weaker = {key: strength * getattr(self, key) for key in
+                  ("rotation", "scale", "shift", "brightness", "contrast", "erase")}
+        return dataclasses.replace(self, image_size=size, cache_size=self.pixels_size, **weaker)
 
     def faces_folder(self) -> Path:
         """Folder of the pictures; the drawn faces are made on first use."""
@@ -195,8 +203,12 @@ def load_config(profile: str, overrides: Mapping[str, Any] | None = None) -> Con
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """A Config from a record's or a checkpoint's own values, checked like overrides."""
-    return load_config(values["profile"], {key: value for key, value in values.items() if key != "profile"})
+    """A Config from a record's or a checkpoint's own values, checked like overrides.
+
+    A setting that came after it was written has the value by which nothing changes, `Config`'s own default.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Config) if field.name != "profile"}
+    return load_config(values["profile"], defaults | {k: value for k, value in values.items() if k != "profile"})
 
 
 def utkface_folder() -> Path | None:

@@ -1,4 +1,8 @@
-"""The hyper-parameter grid, through Optuna on one resumable journal; cells are compared on validation only."""
+"""The hyper-parameter grid, through Optuna on one resumable journal; cells are compared on validation only.
+
+Every cell is trained shortly, the best few at the full budget: successive halving with two rungs (Jamieson and
+Talwalkar, AISTATS 2016, arXiv 1502.07943), so that a grid costs a third of training all of it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 
 FILES = ("config.json", "grid.csv")
 AXES = ("lr", "weight_decay", "momentum")
-COLUMNS = [*AXES, "val_mae", "val_loss", "train_mae", "seconds", "state"]
+COLUMNS = [*AXES, "budget", "val_mae", "val_loss", "train_mae", "seconds", "state"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def axes_of(config: Config) -> Axes:
     return FROM_SCRATCH if config.profile == "gpu" and config.weights is None else GRIDS[config.profile]
 
 
-# A cell is a short, small run: enough to rank settings, not to use the result.
+# A cell at its full budget is a small run: enough to rank settings, not to use the result.
 BUDGETS: dict[str, dict[str, Any]] = {
     "ci": {"epochs": 4},
     # `selection` meets no test of the protocols' first splits. A few hundred steps: a shorter running mean.
@@ -55,6 +60,14 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "gpu": {"protocol": "selection", "epochs": 5, "image_size": 112, "grow_from": None, "ema": 0.98},
     "reference": {"protocol": "selection", "epochs": 5},
 }
+# What is changed further for the first look at every cell: about a tenth of the full budget's time.
+SHORT: dict[str, dict[str, Any]] = {
+    "ci": {"epochs": 1},
+    "laptop": {"epochs": 1, "image_size": 32, "limit": 5500, "ema": 0.95},
+    "gpu": {"epochs": 1, "image_size": 80, "ema": 0.95},
+    "reference": {"epochs": 2, "image_size": 112},
+}
+FINALISTS = 2  # cells that are trained at the full budget
 
 
 def budgeted(config: Config) -> Config:
@@ -80,27 +93,55 @@ def plane(axes: Axes) -> list[dict[str, float]]:
             for lr in axes.lr for decay in axes.weight_decay]
 
 
-def best_cell(table: pd.DataFrame) -> dict[str, float]:
-    """lr, weight_decay and momentum of the complete cell with the lowest validation MAE."""
+def shortened(config: Config) -> Config:
+    """`config`, which is at its full budget, at that of the first look; it reads the same decoded pixels."""
+    return dataclasses.replace(config, cache_size=config.pixels_size, **SHORT[config.profile])
+
+
+def best_cells(table: pd.DataFrame, count: int) -> list[dict[str, float]]:
+    """lr, weight_decay and momentum of the `count` complete cells with the lowest validation MAE, best first."""
     done = table[table["state"] == "complete"]
     if done.empty:
         raise ValueError("no cell of the grid is complete; search on, or try lower learning rates")
-    winner = done.sort_values("val_mae", kind="stable").iloc[0]
-    return {key: float(winner[key]) for key in AXES}
+    rows = done.sort_values("val_mae", kind="stable").head(count)
+    return [{key: float(row[key]) for key in AXES} for _, row in rows.iterrows()]
+
+
+def best_cell(table: pd.DataFrame) -> dict[str, float]:
+    """The best cell among those trained at the full budget."""
+    return best_cells(table[table["budget"] == "full"], 1)[0]
+
+
+def to_do(axes: Axes, table: pd.DataFrame, halving: bool = True) -> list[tuple[dict[str, float], str]]:
+    """Cells to train next, each with its budget ("short" or "full"), given those in `table`; empty: all is done.
+
+    The plane shortly, its best `FINALISTS` fully; then the momenta at the winner shortly, and the best of them fully.
+    Without `halving` everything at the full budget.
+    """
+    first = "short" if halving else "full"
+    looked, full = table[table["budget"] == first], table[table["budget"] == "full"]
+
+    def missing(cells: list[dict[str, float]], budget: str) -> list[tuple[dict[str, float], str]]:
+        tried = {_key(row) for _, row in table[table["budget"] == budget].iterrows()}
+        return [(cell, budget) for cell in cells if _key(cell) not in tried]
+
+    if left := missing(plane(axes), first):
+        return left
+    if left := missing(best_cells(looked[looked["momentum"] == axes.momentum], FINALISTS), "full"):
+        return left
+    line = [best_cell(full[full["momentum"] == axes.momentum]) | {"momentum": momentum} for momentum in axes.momenta]
+    if left := missing(line, first):
+        return left
+    keys = {_key(cell) for cell in line}
+    return missing(best_cells(looked[[_key(row) in keys for _, row in looked.iterrows()]], 1), "full")
 
 
 def is_complete(config: Config, table: pd.DataFrame) -> bool:
-    """Whether every cell of both stages has been tried."""
-    axes = axes_of(config)
-    tried = {tuple(row) for row in table[list(AXES)].to_numpy()}
-    first = {tuple(cell.values()) for cell in plane(axes)}
-    if not first <= tried:
-        return False
-    stage = table[table["momentum"] == axes.momentum]
-    return {tuple((best_cell(stage) | {"momentum": m}).values()) for m in axes.momenta} <= tried
+    """Whether nothing is left to train."""
+    return not to_do(axes_of(config), table)
 
 
-def search(config: Config, folder: Path, cells: int = 0) -> pd.DataFrame:
+def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -> pd.DataFrame:
     """Search the grid of `config`'s profile in `folder`, going on where an earlier search stopped.
 
     A cell that a killed process left running is trained on from its checkpoint. Test pictures are not read.
@@ -112,13 +153,15 @@ def search(config: Config, folder: Path, cells: int = 0) -> pd.DataFrame:
     folder : Path
         Holds Optuna's journal, a folder a cell while it runs, and in the end config.json and grid.csv.
     cells : int
-        Stop after training this many cells, 0: all.
+        Stop after this many trainings, 0: all.
+    halving : bool
+        False trains every cell at the full budget.
 
     Returns
     -------
     DataFrame
-        One row a finished cell: lr, weight_decay, momentum, val_mae (years, best epoch), val_loss, train_mae,
-        seconds, state ("complete", or "diverged" where the loss was no longer finite).
+        One row a training: lr, weight_decay, momentum, budget ("short" or "full"), val_mae (years, best epoch),
+        val_loss, train_mae, seconds, state ("complete", or "diverged" where the loss was no longer finite).
     """
     import optuna
     from optuna.storages import JournalStorage
@@ -129,51 +172,45 @@ def search(config: Config, folder: Path, cells: int = 0) -> pd.DataFrame:
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(journal(folder)))),
                                 study_name="grid", direction="minimize", load_if_exists=True)
-    data = runs.prepare(config, runs.SELECTION)
-    left = _train_missing(study, plane(axes), cells or 1000, config, data, folder)
+    data = {"full": runs.prepare(config, runs.SELECTION)}
+    if halving:
+        data["short"] = runs.prepare(shortened(config), runs.SELECTION)
+    trained = 0
+    while (left := to_do(axes, cells_table(study), halving)) and (not cells or trained < cells):
+        _train_one(study, *left[0], data[left[0][1]], folder)
+        trained += 1
     table = cells_table(study)
-    if left:  # the first stage is complete
-        winner = best_cell(table[table["momentum"] == axes.momentum])
-        line = [winner | {"momentum": momentum} for momentum in axes.momenta]
-        _train_missing(study, line, left, config, data, folder)
-        table = cells_table(study)
     paths.write_atomically(folder / "grid.csv", table.to_csv(index=False))
     paths.write_json(folder / "config.json", {
-        "config": dataclasses.asdict(config), "axes": dataclasses.asdict(axes), "split": data.split,
-        "counts": {part: len(data.part(part)) for part in runs.SELECTION},
+        "config": dataclasses.asdict(config), "axes": dataclasses.asdict(axes),
+        "short": SHORT[config.profile] if halving else None, "split": data["full"].split,
+        "counts": {part: len(data["full"].part(part)) for part in runs.SELECTION},
         "interrupted_cells": study.user_attrs.get("interrupted_cells", 0),
-        "training_seconds": round(float(table["seconds"].sum()), 1), "device": data.device.type,
-        "precision": str(pick_precision(config, data.device)).removeprefix("torch."),
+        "training_seconds": round(float(table["seconds"].sum()), 1), "device": data["full"].device.type,
+        "precision": str(pick_precision(config, data["full"].device)).removeprefix("torch."),
         "hardware": runs.hardware(), "versions": paths.versions((*paths.PACKAGES, "optuna"))})
     return table
 
 
-def _train_missing(study: optuna.Study, cells: list[dict[str, float]], most: int, config: Config, data: runs.Data,
-                   folder: Path) -> int:
-    """Train those of `cells` that the journal does not hold, `most` of them at the most; how many more there may be.
+def _train_one(study: optuna.Study, cell: dict[str, float], budget: str, data: runs.Data, folder: Path) -> None:
+    """Train one cell, from its checkpoint if a killed process left one, and add it to the journal.
 
-    A cell enters the journal when it is finished, so a process that dies leaves nothing there to clean up.
+    It enters the journal when it is finished, so a process that dies leaves nothing there to clean up.
     """
     from optuna.distributions import FloatDistribution
     from optuna.trial import TrialState, create_trial
 
-    tried = {_key(trial.params) for trial in study.trials}
-    for cell in cells:
-        if not most or _key(cell) in tried:
-            continue
-        setting = dataclasses.replace(config, **cell)  # type: ignore[arg-type]
-        place = folder / f"cell-{runs.settings_digest(setting, data.split)}"
-        if (place / "last.safetensors").exists():
-            study.set_user_attr("interrupted_cells", study.user_attrs.get("interrupted_cells", 0) + 1)
-        row: dict[str, float] = {}
-        with contextlib.suppress(FloatingPointError):  # diverged
-            row = train_cell(setting, data, place)
-        study.add_trial(create_trial(
-            state=TrialState.COMPLETE if row else TrialState.PRUNED, value=row.get("val_mae"), params=cell,
-            distributions={key: FloatDistribution(0.0, 1e40) for key in AXES}, user_attrs=row))
-        shutil.rmtree(place, ignore_errors=True)
-        most -= 1
-    return most
+    setting = dataclasses.replace(data.config, **cell)  # type: ignore[arg-type]
+    place = folder / f"cell-{runs.settings_digest(setting, data.split)}"
+    if (place / "last.safetensors").exists():
+        study.set_user_attr("interrupted_cells", study.user_attrs.get("interrupted_cells", 0) + 1)
+    row: dict[str, float] = {}
+    with contextlib.suppress(FloatingPointError):  # diverged
+        row = train_cell(setting, data, place)
+    study.add_trial(create_trial(
+        state=TrialState.COMPLETE if row else TrialState.PRUNED, value=row.get("val_mae"), params=cell,
+        distributions={key: FloatDistribution(0.0, 1e40) for key in AXES}, user_attrs={"budget": budget} | row))
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def train_cell(config: Config, data: runs.Data, place: Path) -> dict[str, float]:
@@ -186,12 +223,12 @@ def train_cell(config: Config, data: runs.Data, place: Path) -> dict[str, float]
         "seconds": round(float(history["seconds"].sum()), 1)}
 
 
-def _key(cell: dict[str, float]) -> tuple[float, ...]:
-    return tuple(cell[key] for key in AXES)
+def _key(cell: Mapping[str, Any] | pd.Series) -> tuple[float, ...]:
+    return tuple(float(cell[key]) for key in AXES)
 
 
 def cells_table(study: optuna.Study) -> pd.DataFrame:
-    """One row a tried cell, in the order in which they were tried; see `search`."""
+    """One row a training, in their order; see `search`."""
     states = {"COMPLETE": "complete", "PRUNED": "diverged"}
     rows = [{**trial.params, **trial.user_attrs, "state": states[trial.state.name]}
             for trial in study.trials if trial.state.name in states]

@@ -257,9 +257,9 @@ def _finish_epoch(trainer: Trainer, validation: Feeder, best: Path, seconds: flo
     """Evaluate on validation, add a row to the history, keep the weights if they are the best so far."""
     started = time.perf_counter()
     train_loss, train_mae = float(trainer.loss.compute()), float(trainer.mae.compute())
-    done = trainer.epoch + 1
+    done, now = trainer.epoch + 1, trainer.config.at(trainer.epoch)
     due = done % trainer.config.evaluate_every == 0 or done == trainer.config.epochs
-    val_loss, val_mae = evaluate(trainer.evaluated(), validation, trainer.config) if due else (math.nan, math.nan)
+    val_loss, val_mae = evaluate(trainer.evaluated(), validation, now) if due else (math.nan, math.nan)
     if not all(map(math.isfinite, (train_loss, train_mae, *((val_loss, val_mae) if due else ())))):
         raise FloatingPointError(f"the loss of epoch {trainer.epoch + 1} is {train_loss:g}, on validation "
                                  f"{val_loss:g}; a lower lr (now {trainer.config.lr:g}) usually helps")
@@ -270,7 +270,10 @@ def _finish_epoch(trainer: Trainer, validation: Feeder, best: Path, seconds: flo
            "val_mae": val_mae, "lr": rate, "seconds": seconds + time.perf_counter() - started}
     if val_mae < min((old["val_mae"] for old in trainer.history if not math.isnan(old["val_mae"])), default=math.inf):
         weights = {f"model.{key}": value for key, value in trainer.evaluated().state_dict().items()}
-        save_checkpoint(best, weights, {"config": asdict(trainer.config), "epoch": row["epoch"], "val_mae": val_mae})
+        kept = trainer.config
+        if now.image_size != kept.image_size:  # whoever predicts with it has to see as it was validated
+            kept = dataclasses.replace(kept, image_size=now.image_size, cache_size=now.cache_size)
+        save_checkpoint(best, weights, {"config": asdict(kept), "epoch": row["epoch"], "val_mae": val_mae})
     trainer.history.append(row)
     trainer.epoch, trainer.step, trainer.seconds = trainer.epoch + 1, 0, 0.0
 
@@ -327,10 +330,10 @@ def learning_rate_range_test(model: AgeEstimationModel, training: Feeder, config
 
 @torch.inference_mode()
 def evaluate(model: AgeEstimationModel, feeder: Feeder, config: Config) -> tuple[float, float]:
-    """Mean loss and MAE in years over all pictures of `feeder`."""
+    """Mean loss and MAE in years over all pictures of `feeder`, at the image_size of `config`."""
     model.eval()
     loss, mae = MeanMetric(nan_strategy="disable").to(feeder.device), MeanAbsoluteError().to(feeder.device)
-    for images, ages in feeder.evaluation():
+    for images, ages in feeder.evaluation(config):
         outputs = outputs_of(model, images, config, feeder.device)
         loss.update(model.head.loss(outputs, ages), 1.0)
         mae.update(model.head.ages(outputs), ages)
@@ -342,7 +345,7 @@ def predict(model: AgeEstimationModel, feeder: Feeder, config: Config) -> pd.Dat
     """Column ``prediction`` (years), and ``spread`` (years) where the head gives one; one row a picture, in order."""
     model.to(feeder.device).eval()
     columns: dict[str, list[Tensor]] = {"prediction": [], "spread": []}
-    for images, _ in feeder.evaluation():
+    for images, _ in feeder.evaluation(config):
         outputs = outputs_of(model, images, config, feeder.device)
         columns["prediction"].append(model.head.ages(outputs).cpu())
         if (spread := model.head.spread(outputs)) is not None:

@@ -136,6 +136,7 @@ class AgeEstimationModel(nn.Module):
 
     def __init__(self, config: Config, load_weights: bool = True) -> None:
         super().__init__()
+        self.config = config
         self.backbone: nn.Module
         if config.backbone == "tiny":
             if config.weights is not None:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from agehelpers import ablation, grid, paths, runs
-from agehelpers.config import Config, load_config, utkface_folder
+from agehelpers.config import Config, config_from_dict, load_config, utkface_folder
 from agehelpers.loop import load_checkpoint, load_model, save_checkpoint
 
 PACKAGED = Path(__file__).resolve().parent / "weights" / "laptop.safetensors"
@@ -87,8 +87,9 @@ def state(planned: Planned) -> str:
     if file.is_file():
         try:
             found = json.loads(file.read_text())
-            same = found["config"] == planned.recorded() and found.get("rows", ablation.ROWS) == ablation.ROWS
-        except FileNotFoundError:  # the grid that its settings come from is gone
+            same = (asdict(config_from_dict(found["config"])) == planned.recorded()
+                    and found.get("rows", ablation.ROWS) == ablation.ROWS)
+        except (FileNotFoundError, ValueError):  # the grid that its settings come from is gone; unknown settings
             same = False
         return "stands" if same else "stands with other settings"
     if utkface_folder() is None:

@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,9 @@ def build_model(config: Config, training_ages: np.ndarray) -> AgeEstimationModel
 
 
 def predictions_of(model: AgeEstimationModel, data: Data, part: str) -> pd.DataFrame:
-    """Labels and predictions (years, three decimals) of one part."""
-    found = predict(model, data.feeder(part), data.config).round(3)
+    """Labels and predictions (years, three decimals) of one part, seen at the size at which the model was kept."""
+    seen = replace(data.config, image_size=model.config.image_size)
+    found = predict(model, data.feeder(part), seen).round(3)
     return pd.concat([data.part(part)[LABELS].reset_index(drop=True), found], axis=1)
 
 

@@ -11,16 +11,15 @@ from agehelpers.batches import (
     STD,
     Draw,
     Feeder,
+    augment_batched,
+    augment_cpu,
     draw_augmentation,
-    finish,
-    warp_batched,
-    warp_cpu,
 )
 from agehelpers.config import load_config
 
-CONFIG = load_config("laptop", {"image_size": 32, "batch_size": 8, "erase": 0.5})
+CONFIG = load_config("laptop", {"image_size": 32, "batch_size": 8, "erase": 0.5, "augment_from": 1.0})
 STILL = load_config("laptop", {"image_size": 32, "batch_size": 8, "rotation": 0, "scale": 0, "shift": 0,
-                               "brightness": 0, "contrast": 0, "erase": 0, "flip": False})
+                               "brightness": 0, "contrast": 0, "erase": 0, "flip": False, "augment_from": 1.0})
 
 
 def smooth_pictures(count: int, side: int = 40) -> np.ndarray:
@@ -28,6 +27,11 @@ def smooth_pictures(count: int, side: int = 40) -> np.ndarray:
     noise = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(1)) * 255
     large = torch.nn.functional.interpolate(noise, size=(side, side), mode="bicubic", align_corners=False)
     return large.clamp(0, 255).byte().permute(0, 2, 3, 1).numpy().copy()
+
+
+def seen(images: torch.Tensor) -> torch.Tensor:
+    """Normalised images back on the scale 0 to 1."""
+    return images * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
 
 
 def feeder(pixels: np.ndarray, config=CONFIG) -> Feeder:
@@ -56,27 +60,32 @@ def test_each_augmentation_alone_changes_pictures_one_by_one(change):
 
 def test_both_resamplings_agree():
     pixels = smooth_pictures(16)
-    theta = draw_augmentation(16, CONFIG, torch.Generator().manual_seed(0)).theta
-    by_cv2 = warp_cpu(pixels, theta, 32)
-    by_torch = warp_batched(torch.from_numpy(pixels), theta, 32)
+    config = dataclasses.replace(CONFIG, erase=0.5, brightness=0.2, contrast=0.2)
+    draw = draw_augmentation(16, config, torch.Generator().manual_seed(0))
+    by_cv2 = augment_cpu(pixels, draw, 32)
+    by_torch = augment_batched(torch.from_numpy(pixels), draw, 32)
     assert by_cv2.shape == by_torch.shape == (16, 3, 32, 32)
-    assert (by_cv2 - by_torch).abs().max() < 3 / 255  # OpenCV rounds to 8 bits and to 1/32 of a pixel
+    assert by_cv2.is_contiguous(memory_format=torch.channels_last)
+    difference = (by_cv2 - by_torch).abs() * torch.tensor(STD).view(1, 3, 1, 1)
+    assert difference.max() < 3.6 / 255  # OpenCV rounds to 8 bits and to 1/32 of a pixel; contrast multiplies that
+    assert (by_cv2 == 0).flatten(1).sum(1).gt(20).any()  # something was erased, in the same place
 
 
 def test_identity_keeps_a_picture_of_the_same_size():
     pixels = smooth_pictures(2, side=32)
-    identity = draw_augmentation(2, CONFIG, None).theta
-    for warp in (warp_cpu(pixels, identity, 32), warp_batched(torch.from_numpy(pixels), identity, 32)):
-        assert torch.allclose(warp.permute(0, 2, 3, 1) * 255, torch.from_numpy(pixels).float(), atol=0.51)
+    identity = draw_augmentation(2, CONFIG, None)
+    for out in (augment_cpu(pixels, identity, 32), augment_batched(torch.from_numpy(pixels), identity, 32)):
+        assert torch.allclose(seen(out).permute(0, 2, 3, 1) * 255, torch.from_numpy(pixels).float(), atol=0.51)
 
 
 def test_a_flip_is_the_mirror_image_and_a_shift_moves_by_its_fraction():
     pixels = smooth_pictures(1, side=32)
-    theta = torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]])
-    assert torch.allclose(warp_cpu(pixels, theta, 32), warp_cpu(pixels, torch.eye(2, 3)[None], 32).flip(3), atol=1e-6)
-    theta = torch.tensor([[[1.0, 0, 2 * 0.25], [0, 1, 0]]])  # a quarter of the side: 8 of 32 pixels
-    assert torch.allclose(warp_cpu(pixels, theta, 32)[..., :24],
-                          warp_cpu(pixels, torch.eye(2, 3)[None], 32)[..., 8:], atol=1e-6)
+    still = draw_augmentation(1, CONFIG, None)
+    plain = augment_cpu(pixels, still, 32)
+    flip = dataclasses.replace(still, theta=torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]]))
+    assert torch.allclose(augment_cpu(pixels, flip, 32), plain.flip(3), atol=1e-6)
+    quarter = dataclasses.replace(still, theta=torch.tensor([[[1.0, 0, 2 * 0.25], [0, 1, 0]]]))  # 8 of 32 pixels
+    assert torch.allclose(augment_cpu(pixels, quarter, 32)[..., :24], plain[..., 8:], atol=1e-6)
 
 
 def test_draws_stay_within_the_configured_ranges():
@@ -93,13 +102,15 @@ def test_draws_stay_within_the_configured_ranges():
 
 
 def test_light_and_erasing_by_hand():
-    images = torch.full((1, 3, 4, 4), 0.5)
-    images[:, :, 0, 0] = 0.7
-    draw = Draw(torch.eye(2, 3)[None], torch.tensor([0.5]), torch.tensor([0.1]), torch.tensor([[2, 4, 2, 4]]))
-    out = finish(images, draw) * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
-    assert out[0, 0, 0, 0].item() == pytest.approx(0.5 + 0.5 * 0.2 + 0.1)
-    assert out[0, 0, 1, 1].item() == pytest.approx(0.6)
-    assert out[0, :, 3, 3].tolist() == pytest.approx(MEAN)  # erased to the mean colour
+    pixels = np.full((1, 4, 4, 3), 102, np.uint8)  # 0.4
+    pixels[:, 0, 0] = 178, 178, 255
+    draw = Draw(torch.eye(2, 3)[None], torch.tensor([0.5]), torch.tensor([0.3]), torch.tensor([[2, 4, 2, 4]]))
+    for out in (augment_cpu(pixels, draw, 4), augment_batched(torch.from_numpy(pixels), draw, 4)):
+        out = seen(out)
+        assert out[0, 0, 0, 0].item() == pytest.approx(0.5 + 0.5 * (178 / 255 - 0.5) + 0.3, abs=1e-6)
+        assert out[0, 2, 0, 0].item() == 1  # 0.5 + 0.25 + 0.3 is brighter than white
+        assert out[0, 0, 1, 1].item() == pytest.approx(0.5 - 0.05 + 0.3, abs=1e-6)
+        assert out[0, :, 3, 3].tolist() == pytest.approx(MEAN)  # erased to the mean colour
 
 
 def test_deterministic_under_a_seed_and_resumable_within_an_epoch():
@@ -130,5 +141,7 @@ def test_training_pictures_grow_while_evaluation_sees_the_full_size():
     growing = feeder(smooth_pictures(8), config)
     assert [next(growing.training(epoch))[0].shape[2] for epoch in range(4)] == [16, 24, 24, 32]
     assert next(growing.evaluation())[0].shape[2:] == (32, 32)
-    box = draw_augmentation(500, config, torch.Generator().manual_seed(0), size=16).box
+    assert next(growing.evaluation(config.at(0)))[0].shape[2:] == (16, 16)
+    box = draw_augmentation(500, dataclasses.replace(config, image_size=16, erase=0.5),
+                            torch.Generator().manual_seed(0)).box
     assert box.max() <= 16 and (box[:, 1] > box[:, 0]).any()  # what is erased lies in the small picture, too

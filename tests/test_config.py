@@ -97,11 +97,30 @@ def test_the_cache_has_a_margin_but_no_more_than_utkface_has():
     assert isinstance(PROFILES["ci"], Config)
 
 
+def test_augmentation_grows_as_the_pictures_do():
+    config = load_config("laptop", {"augment_from": 0.0, "rotation": 10.0, "erase": 0.4, "epochs": 9})
+    assert [config.at(epoch).rotation for epoch in (0, 3, 8)] == pytest.approx([0, 40 / 9, 10])
+    assert config.at(0).erase == 0 and config.at(0).flip and config.at(3).cache_size == config.pixels_size
+    half = load_config("laptop", {"augment_from": 0.5, "scale": 0.1, "epochs": 9})
+    assert half.at(0).scale == pytest.approx(0.05) and half.at(7).scale == pytest.approx(0.1)
+    assert dataclasses.replace(load_config("ci").at(3), cache_size=None) == load_config("ci")  # nothing grows there
+
+
+def test_settings_that_came_later_change_no_old_record():
+    old = dataclasses.asdict(load_config("laptop", {"augment_from": 1.0}))
+    del old["augment_from"]
+    assert config_from_dict(old).augment_from == Config(profile="laptop").augment_from == 1.0
+
+
 def test_pictures_grow_in_multiples_of_eight_over_three_quarters_of_the_epochs():
-    config = load_config("laptop", {"grow_from": 32, "image_size": 64, "epochs": 16})
-    assert [config.size_at(epoch) for epoch in range(16)] == [32, 32, 40, 40, 40, 48, 48, 48, 56, 56, 56, 64, *[64] * 4]
-    assert load_config("laptop", {"grow_from": None, "image_size": 50}).size_at(0) == 50
-    assert load_config("laptop", {"grow_from": 48, "image_size": 100, "epochs": 16}).size_at(12) == 100
-    assert load_config("laptop", {"grow_from": 48, "image_size": 32}).size_at(0) == 32  # nothing to grow
+    def sizes(**settings):
+        config = load_config("laptop", settings)
+        return [config.at(epoch).image_size for epoch in range(config.epochs)]
+
+    assert sizes(grow_from=32, image_size=64, epochs=16) == [32, 32, 40, 40, 40, 48, 48, 48, 56, 56, 56, 64, *[64] * 4]
+    assert sizes(grow_from=None, image_size=50, epochs=2) == [50, 50]
+    assert sizes(grow_from=48, image_size=100, epochs=16)[11:] == [96, 100, 100, 100, 100]
+    assert sizes(grow_from=48, image_size=32, epochs=2) == [32, 32]  # nothing to grow
+    assert sizes(grow_from=32, image_size=64, epochs=2)[-1] == 64  # the last epoch is always at the full size
     with pytest.raises(ValueError, match="must be a multiple of 8"):
         load_config("laptop", {"grow_from": 44})

@@ -8,7 +8,7 @@ import pytest
 
 from agehelpers import grid, loop, runs
 from agehelpers.config import load_config
-from agehelpers.grid import AXES, Axes, best_cell, budgeted, is_complete, load_grid, plane, search
+from agehelpers.grid import AXES, Axes, best_cell, budgeted, is_complete, load_grid, plane, search, to_do
 
 SMALL = Axes(lr=(0.05, 0.01), weight_decay=(5e-4, 0.0), momenta=(0.8, 0.9))
 
@@ -39,8 +39,50 @@ def test_the_budget_leaves_what_was_asked_for():
     assert config.limit == 64 and config.epochs == grid.BUDGETS["laptop"]["epochs"]
 
 
+def trained(lr, decay, budget, val_mae, momentum=0.9, state="complete"):
+    return {"lr": lr, "weight_decay": decay, "momentum": momentum, "budget": budget, "val_mae": val_mae, "state": state}
+
+
+def test_halving_by_hand():
+    axes = Axes(lr=(3.0, 2.0, 1.0), weight_decay=(0.0,), momenta=(0.8, 0.9))
+    table = pd.DataFrame(columns=[*AXES, "budget", "val_mae", "state"])
+    assert [(cell["lr"], budget) for cell, budget in to_do(axes, table)] == [
+        (3.0, "short"), (2.0, "short"), (1.0, "short")]
+    rows = [trained(3.0, 0.0, "short", None, state="diverged"), trained(2.0, 0.0, "short", 7.0),
+            trained(1.0, 0.0, "short", 6.0)]
+    assert [(cell["lr"], budget) for cell, budget in to_do(axes, pd.DataFrame(rows))] == [(1.0, "full"), (2.0, "full")]
+    rows += [trained(1.0, 0.0, "full", 5.5)]
+    assert [(cell["lr"], budget) for cell, budget in to_do(axes, pd.DataFrame(rows))] == [(2.0, "full")]
+    rows += [trained(2.0, 0.0, "full", 5.0)]  # better in the end, though worse at first: the momenta are tried at it
+    assert to_do(axes, pd.DataFrame(rows)) == [({"lr": 2.0, "weight_decay": 0.0, "momentum": 0.8}, "short")]
+    worse, better = trained(2.0, 0.0, "short", 7.5, momentum=0.8), trained(2.0, 0.0, "short", 6.9, momentum=0.8)
+    assert to_do(axes, pd.DataFrame([*rows, worse])) == []
+    rows += [better]
+    assert to_do(axes, pd.DataFrame(rows)) == [({"lr": 2.0, "weight_decay": 0.0, "momentum": 0.8}, "full")]
+    rows += [trained(2.0, 0.0, "full", 5.1, momentum=0.8)]
+    assert to_do(axes, pd.DataFrame(rows)) == [] and best_cell(pd.DataFrame(rows))["momentum"] == 0.9
+    whole = pd.DataFrame(rows)
+    assert [(cell["lr"], budget) for cell, budget in to_do(axes, whole, halving=False)] == [(3.0, "full")]
+
+
+def test_a_first_look_is_short_and_shares_the_pixels(config, tmp_path, monkeypatch):
+    seen = []
+    real = grid.train_cell
+    monkeypatch.setattr(grid, "train_cell", lambda setting, *rest: seen.append(setting) or real(setting, *rest))
+    table = search(dataclasses.replace(config, epochs=4), tmp_path)
+    assert [setting.epochs for setting in seen] == table["budget"].map({"short": 1, "full": 4}).tolist()
+    assert len({setting.pixels_size for setting in seen}) == 1
+    assert (table["budget"] == "full").sum() in (grid.FINALISTS, grid.FINALISTS + 1)
+    for profile in grid.SHORT:
+        full = budgeted(load_config(profile))
+        short = grid.shortened(full)
+        assert short.pixels_size == full.pixels_size and short.epochs * short.image_size**2 <= (
+            0.26 * full.epochs * full.image_size**2)
+
+
 def test_each_cell_once_and_momenta_at_the_winner(config, tmp_path):
-    table = search(config, tmp_path)
+    table = search(config, tmp_path, halving=False)
+    assert set(table["budget"]) == {"full"}
     assert len(table) == 5 and not table.duplicated(list(AXES)).any()  # momentum 0.9 at the winner was there already
     first = table[table["momentum"] == 0.9]
     assert {tuple(row) for row in first[["lr", "weight_decay"]].to_numpy()} == {
@@ -54,21 +96,23 @@ def test_each_cell_once_and_momenta_at_the_winner(config, tmp_path):
 
 
 def test_a_second_search_trains_nothing_again(config, tmp_path, monkeypatch):
+    whole = search(config, tmp_path / "whole")
     first = search(config, tmp_path, cells=2)
     assert len(first) == 2 and not is_complete(config, first)
     trained = []
     real = grid.train_cell
     monkeypatch.setattr(grid, "train_cell", lambda *arguments: trained.append(1) or real(*arguments))
     second = search(config, tmp_path)
-    assert len(trained) == 3 and is_complete(config, second)
+    assert len(trained) == len(whole) - 2 and is_complete(config, second)
+    pd.testing.assert_frame_equal(second.drop(columns="seconds"), whole.drop(columns="seconds"))
     pd.testing.assert_frame_equal(second.head(2), first)
     search(config, tmp_path)
-    assert len(trained) == 3
+    assert len(trained) == len(whole) - 2
 
 
 def test_a_cell_that_was_running_when_the_process_died_is_trained_on(config, tmp_path, monkeypatch):
     config = dataclasses.replace(config, epochs=2)
-    whole = search(config, tmp_path / "whole", cells=1)
+    whole = search(config, tmp_path / "whole", cells=1, halving=False)
     real = loop.save_checkpoint
 
     def die(file, tensors, state):
@@ -80,13 +124,13 @@ def test_a_cell_that_was_running_when_the_process_died_is_trained_on(config, tmp
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_checkpoint", die)
         with pytest.raises(SystemExit):
-            search(config, tmp_path / "grid")
+            search(config, tmp_path / "grid", halving=False)
     epochs = []
     monkeypatch.setattr(loop, "save_checkpoint", lambda file, tensors, state: (
         epochs.append(state["epoch"]) if file.name == "last.safetensors" else None, real(file, tensors, state)))
-    table = search(config, tmp_path / "grid")
+    table = search(config, tmp_path / "grid", halving=False)
     assert epochs[:3] == [2, 1, 2]  # the first cell goes on with its second epoch, the next one begins
-    assert len(table) == 5 and is_complete(config, table)
+    assert len(table) == 5
     pd.testing.assert_frame_equal(table.head(1).drop(columns="seconds"), whole.drop(columns="seconds"))
     assert json.loads((tmp_path / "grid" / "config.json").read_text())["interrupted_cells"] == 1
     assert sorted(file.name for file in (tmp_path / "grid").iterdir()) == ["config.json", "grid.csv", "journal.log"]
@@ -95,7 +139,8 @@ def test_a_cell_that_was_running_when_the_process_died_is_trained_on(config, tmp
 def test_a_diverging_cell_is_a_row_and_never_wins(config, tmp_path, monkeypatch):
     monkeypatch.setitem(grid.GRIDS, "ci", Axes(lr=(1e30, 0.01), weight_decay=(0.0,), momenta=(0.9,)))
     table = search(config, tmp_path)
-    assert table["state"].tolist() == ["diverged", "complete"]
+    assert table["state"].tolist() == ["diverged", "complete", "complete"]
+    assert table["budget"].tolist() == ["short", "short", "full"]  # what diverged is no finalist
     assert best_cell(table)["lr"] == 0.01
     with pytest.raises(ValueError, match="no cell of the grid is complete"):
         best_cell(table.head(1))
@@ -111,7 +156,7 @@ def test_test_pictures_are_not_read(config, tmp_path, monkeypatch):
     prepare = runs.prepare
     monkeypatch.setattr(runs, "prepare", lambda *given: parts.append(prepare(*given).table["part"]) or prepare(*given))
     search(config, tmp_path, cells=1)
-    assert [set(part) for part in parts] == [{"train", "validation"}]  # the search is not even handed them
+    assert [set(part) for part in parts] == 2 * [{"train", "validation"}]  # the search is not even handed them
 
 
 def test_a_grid_record(config, tmp_path):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from agehelpers import loop
 from agehelpers.batches import Feeder, step_seed
 from agehelpers.config import load_config
 from agehelpers.loop import (
@@ -251,6 +252,21 @@ def test_validation_is_evaluated_every_so_often_and_after_the_last_epoch(tmp_pat
     assert history["val_mae"].isna().tolist() == [True, False, False]
     kept = load_checkpoint(tmp_path / "best.safetensors")[1]
     assert kept["val_mae"] == history["val_mae"].min() and kept["epoch"] in (2, 3)
+
+
+def test_weights_are_kept_with_the_size_at_which_they_were_validated(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, grow_from=16, image_size=32, epochs=3)
+    sizes = []
+
+    def worse_and_worse(model, feeder, now):
+        sizes.append(now.image_size)
+        return 1.0, float(len(sizes))
+
+    monkeypatch.setattr(loop, "evaluate", worse_and_worse)
+    train(fresh(config), *feeders(config), config, tmp_path)
+    assert sizes == [16, 24, 32]  # validated as it was trained
+    kept = load_model(tmp_path / "best.safetensors").config
+    assert kept.image_size == 16 and kept.pixels_size == config.pixels_size
 
 
 def test_mixing_mixes_pictures_and_losses():

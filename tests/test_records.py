@@ -68,8 +68,8 @@ def test_settings_come_from_the_grids_winner(monkeypatch):
     planned = Planned("mine", "train", "gpu", 1, {"weights": None}, grid="gpu_grid")
     with pytest.raises(FileNotFoundError, match="no grid record 'gpu_grid'"):
         planned.config()
-    table = pd.DataFrame({"lr": [0.3, 0.05], "weight_decay": [0.0, 5e-4], "momentum": [0.9, 0.95],
-                          "val_mae": [7.0, 6.0], "state": "complete"})
+    table = pd.DataFrame({"lr": [0.3, 0.05, 0.3], "weight_decay": [0.0, 5e-4, 0.0], "momentum": [0.9, 0.95, 0.9],
+                          "budget": ["full", "full", "short"], "val_mae": [7.0, 6.0, 5.0], "state": "complete"})
     monkeypatch.setattr(grid, "load_grid", lambda name: (table, {}))
     config = planned.config()
     assert (config.lr, config.weight_decay, config.momentum, config.weights) == (0.05, 5e-4, 0.95, None)

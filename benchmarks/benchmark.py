@@ -1,0 +1,653 @@
+"""How fast it is: the usual way and ours, side by side in one run, on the CPU and on a card if there is one.
+
+``make benchmark`` runs the short parts; `--parts` names others. Leave the machine alone meanwhile. Results go to
+`--out` (results.csv, config.json); `--record NAME` keeps them in benchmarks/records, where nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from usual import UsualFeeder
+
+from agehelpers import grid, loop, paths, runs
+from agehelpers.batches import Feeder, on_device
+from agehelpers.config import Config, load_config, utkface_folder
+from agehelpers.index import build_index, usable
+from agehelpers.loop import Trainer, autocast, pick_precision, predict
+from agehelpers.model import AgeEstimationModel
+from agehelpers.pixels import decode, load_pixels
+
+HERE = Path(__file__).resolve().parent
+RECORDS = HERE / "records"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+SIZES = (64, 112, 224)
+
+
+@dataclasses.dataclass
+class Bench:
+    """What the parts share: where results go and how much is measured."""
+
+    profile: str
+    device: torch.device
+    repeats: int
+    share: float  # of the pictures and steps that a full measurement takes
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def config(self, **settings: Any) -> Config:
+        """The profile, on the device, from scratch: weights change no speed."""
+        return load_config(self.profile, {"weights": None, "device": self.device.type, **settings})
+
+    def count(self, full: int) -> int:
+        """`full` steps or pictures, or fewer in a quick run."""
+        return max(2, round(self.share * full))
+
+    def add(self, part: str, what: str, way: str, values: list[float], unit: str, cores: int = CORES,
+            size: int | None = None) -> None:
+        """A row: median, lowest and highest of `values`."""
+        row = {"part": part, "device": self.device.type, "what": what, "way": way, "size": size, "cores": cores,
+               "value": statistics.median(values), "low": min(values), "high": max(values), "unit": unit,
+               "repeats": len(values)}
+        self.rows.append(row)
+        print(f"  {part:<11}{what:<34}{way:<26}{size or '':>4} {cores} cores {row['value']:>12,.4g} {unit}", flush=True)
+
+    def side_by_side(self, part: str, what: str, ways: dict[str, Callable[[], float]], unit: str = "pictures/s",
+                     cores: int = CORES, size: int | None = None, over: str = "usual") -> None:
+        """Measure `ways` in turn, `repeats` times after one warm-up, and their ratio to the way `over`."""
+        for way in ways.values():
+            way()
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(self.repeats):
+            for name, way in ways.items():
+                found[name].append(way())
+        for name, values in found.items():
+            self.add(part, what, name, values, unit, cores, size)
+        for name in ways:
+            if name != over and over in found:
+                self.add(part, what, f"{name} / {over}", [a / b for a, b in zip(found[name], found[over], strict=True)],
+                         "ratio", cores, size)
+
+
+@contextlib.contextmanager
+def cores(count: int) -> Iterator[None]:
+    """This process, its threads and its workers on the first `count` cores."""
+    import cv2
+
+    before, threads = torch.get_num_threads(), cv2.getNumThreads()
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if allowed:
+        os.sched_setaffinity(0, sorted(allowed)[:count])
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        if allowed:
+            os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(before)
+        cv2.setNumThreads(threads)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the card has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rate(batches: Iterator[tuple[torch.Tensor, torch.Tensor]], device: torch.device, most: int) -> float:
+    """Pictures a second of the first `most` batches, the start of the iterator included."""
+    started, pictures = time.perf_counter(), 0
+    for number, (images, _) in enumerate(batches, 1):
+        pictures += len(images)
+        if number == most:
+            break
+    synchronize(device)
+    return pictures / (time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def subset(bench: Bench, pictures: int) -> Iterator[tuple[list[Path], pd.DataFrame, Path]]:
+    """Files, rows of the index and an empty cache folder for some of the faces, spread over the folder."""
+    config = bench.config()
+    index = runs.index_and_split(config)[0]
+    index = index.iloc[np.linspace(0, len(index) - 1, min(pictures, len(index))).astype(int)].reset_index(drop=True)
+    files = [config.faces_folder() / name for name in index["name"]]
+    for file in files:
+        file.read_bytes()  # warm: what is measured is no disk
+    with tempfile.TemporaryDirectory() as cache:
+        yield files, index, Path(cache)
+
+
+def feeders(bench: Bench, size: int, files: list[Path], index: pd.DataFrame, cache: Path, workers: int, **settings: Any
+            ) -> tuple[UsualFeeder, Feeder]:
+    """Both ways over the same pictures, at one size and full augmentation."""
+    config = bench.config(image_size=size, grow_from=None, augment_from=1.0, cache_size=None, **settings)
+    ages = index["age"].to_numpy(np.float32)
+    pixels = on_device(load_pixels(bench.config().faces_folder(), index, config.pixels_size, cache), bench.device)
+    return (UsualFeeder(files, ages, config, bench.device, workers),
+            Feeder(pixels, np.arange(len(index)), ages, config, bench.device))
+
+
+# ---- the short parts
+
+
+def machine(bench: Bench) -> None:
+    """Physical limits: memory bandwidth, arithmetic, and what a training step of the network takes of it."""
+    block = torch.ones(bench.count(128) * 2**20, dtype=torch.uint8, device=bench.device)
+
+    def copied() -> float:
+        started = time.perf_counter()
+        block.clone()
+        synchronize(bench.device)
+        return 2 * block.numel() / (time.perf_counter() - started) / 1e9
+
+    def multiplied(dtype: torch.dtype) -> float:
+        side = 2048 if bench.device.type == "cpu" else 8192
+        a, b = (torch.randn(side, side, device=bench.device).to(dtype) for _ in range(2))
+        a @ b
+        synchronize(bench.device)
+        started = time.perf_counter()
+        a @ b
+        synchronize(bench.device)
+        return 2 * side**3 / (time.perf_counter() - started) / 1e9
+
+    precision = pick_precision(bench.config(), bench.device)
+    bench.add("machine", "memory bandwidth, a copy", "", [copied() for _ in range(bench.repeats)], "GB/s")
+    for dtype in dict.fromkeys((precision, torch.float32)):
+        bench.add("machine", f"matrix product, {str(dtype).removeprefix('torch.')}", "",
+                  [multiplied(dtype) for _ in range(bench.repeats)], "GFLOP/s")
+    config = bench.config()
+    for size in sorted({config.at(epoch).image_size for epoch in range(config.epochs)}):
+        bench.add("machine", "arithmetic of a training step", "", [flops(bench, size)], "GFLOP/picture", size=size)
+
+
+def flops(bench: Bench, size: int) -> float:
+    """Floating-point operations of forward and backward, in 10^9 a picture."""
+    model = AgeEstimationModel(bench.config())
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(2, 3, size, size)).sum().backward()
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def indexing(bench: Bench) -> None:
+    """Index and first decode of the whole folder, files warm; and what a second start takes."""
+    config = bench.config()
+    folder = config.faces_folder()
+    for file in folder.iterdir():
+        if file.is_file():
+            file.read_bytes()
+
+    def timed(work: Callable[[], Any]) -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    bench.add("index", "index of the folder", "first time", [timed(lambda: build_index(folder))], "s")
+    runs.cached_index(folder)
+    again = [timed(lambda: runs.cached_index(folder)) for _ in range(bench.repeats)]
+    bench.add("index", "index of the folder", "second time", again, "s")
+    index = usable(runs.cached_index(folder))
+    with tempfile.TemporaryDirectory() as cache:
+        def load() -> np.ndarray:
+            return load_pixels(folder, index, config.pixels_size, Path(cache))
+
+        bench.add("index", "decoded pixels", "first time", [timed(load)], "s", size=config.pixels_size)
+        bench.add("index", "decoded pixels", "second time", [timed(load) for _ in range(bench.repeats)], "s",
+                  size=config.pixels_size)
+    bench.add("index", "pictures in the index", "", [float(len(index))], "pictures")
+
+
+def feeding(bench: Bench) -> None:
+    """Augmented batches ready for the network, per core and on all cores."""
+    with subset(bench, bench.count(4000)) as (files, index, cache):
+        def decoding() -> float:
+            started = time.perf_counter()
+            for file in files[:bench.count(500)]:
+                decode(file, 200)
+            return min(len(files), bench.count(500)) / (time.perf_counter() - started)
+
+        with cores(1):
+            decoding()
+            bench.add("feeding", "decode only: the usual way's limit", "PIL", [decoding() for _ in
+                      range(bench.repeats)], "pictures/s", 1, 200)
+        for size in SIZES:
+            for count, workers in ((1, 0), (CORES, CORES)):
+                with cores(count):
+                    usual, ours = feeders(bench, size, files, index, cache, workers)
+                    steps = bench.count(max(8, 16 * 64 // size))
+                    bench.side_by_side("feeding", "batches" + " on the card" * (bench.device.type == "cuda"), {
+                        "usual": lambda: rate(usual.training(0), bench.device, steps if not workers else 10**9),
+                        "ours": lambda: rate(ours.training(0), bench.device, 4 * steps)}, cores=count, size=size)
+
+
+def training_step(bench: Bench) -> None:
+    """A training step on one batch again and again, and with real feeding; at the sizes of the profile."""
+    config = bench.config()
+    with subset(bench, bench.count(6000)) as (files, index, cache):
+        for size in sorted({config.at(epoch).image_size for epoch in range(config.epochs)}):
+            _, ours = feeders(bench, size, files, index, cache, 0)
+            trainer = new_trainer(bench, ours)
+            images, ages = next(ours.training(0))
+            steps = min(ours.steps() - 1, bench.count(max(10, 2 * 10**5 // size**2)))
+
+            def synthetic() -> float:
+                return stepped(trainer, ((images, ages) for _ in range(steps)))
+
+            def real() -> float:
+                batches = ours.training(0)
+                return stepped(trainer, (next(batches) for _ in range(steps)))
+
+            bench.side_by_side("step", "training step", {"synthetic": synthetic, "real feeding": real}, size=size,
+                               over="synthetic")
+
+
+def new_trainer(bench: Bench, feeder: Any) -> Trainer:
+    """A seeded model in training mode and all that a step needs."""
+    model = runs.build_model(feeder.config, np.asarray(feeder.ages)).train()
+    return Trainer(model, feeder.config, bench.device, 10**6)
+
+
+def stepped(trainer: Trainer, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Pictures a second of training steps over `batches`."""
+    synchronize(trainer.device)
+    started, pictures = time.perf_counter(), 0
+    for images, ages in batches:
+        trainer.learn(images, ages)
+        pictures += len(ages)
+    synchronize(trainer.device)
+    return pictures / (time.perf_counter() - started)
+
+
+def epoch(bench: Bench) -> None:
+    """A whole epoch, feeding and steps, on all cores: the usual way with the number of workers that suits it best."""
+    with subset(bench, bench.count(3000)) as (files, index, cache):
+        size = bench.config().image_size
+        ways: dict[str, Callable[[], float]] = {}
+        for workers in dict.fromkeys((0, 1, CORES)):
+            usual, ours = feeders(bench, size, files, index, cache, workers)
+            ways[f"usual, {workers} workers"] = partial(whole_epoch, new_trainer(bench, usual), usual)
+        ways["ours"] = partial(whole_epoch, new_trainer(bench, ours), ours)
+        bench.side_by_side("epoch", "epoch, pictures", ways, size=size, over="")
+        rows = [row for row in bench.rows if row["part"] == "epoch" and row["device"] == bench.device.type]
+        best = max(row["value"] for row in rows if row["way"].startswith("usual"))
+        bench.add("epoch", "epoch, pictures", "ours / best usual", [rows[-1]["value"] / best], "ratio", size=size)
+
+
+def whole_epoch(trainer: Trainer, feeder: Any) -> float:
+    """Pictures a second of an epoch."""
+    return stepped(trainer, feeder.training(0))
+
+
+def prediction(bench: Bench) -> None:
+    """Answers for pictures: the usual loop over files, ours from the files, ours from the decoded pixels."""
+    with subset(bench, bench.count(2000)) as (files, index, cache):
+        size = bench.config().image_size
+        usual, ours = feeders(bench, size, files, index, cache, 0, flip_average=False)
+        model = AgeEstimationModel(ours.config).eval()
+        fp32 = dataclasses.replace(ours.config, precision="fp32")
+
+        def timed(work: Callable[[], Any]) -> float:
+            started = time.perf_counter()
+            work()
+            synchronize(bench.device)
+            return len(files) / (time.perf_counter() - started)
+
+        @torch.inference_mode()
+        def loop_over_files() -> None:
+            model.to(bench.device)
+            for images, _ in usual.evaluation():
+                model.head.ages(model(images)).cpu()
+
+        bench.side_by_side("prediction", "answers, no mirror average", {
+            "usual": lambda: timed(loop_over_files),
+            "ours, decoding too": lambda: timed(lambda: predict(model, dataclasses.replace(
+                ours, pixels=np.stack([decode(file, fp32.pixels_size) for file in files])), fp32)),
+            "ours, fp32": lambda: timed(lambda: predict(model, ours, fp32)),
+            "ours": lambda: timed(lambda: predict(model, ours, ours.config))}, size=size)
+
+
+def options(bench: Bench) -> None:
+    """What each way of computing a step is worth, one changed at a time, and what evaluation costs."""
+    size = 48 if bench.device.type == "cpu" else bench.config().image_size
+    with subset(bench, bench.count(3000)) as (files, index, cache):
+        _, ours = feeders(bench, size, files, index, cache, 0)
+        images, ages = next(ours.training(0))
+        steps = bench.count(12)
+        auto = pick_precision(ours.config, bench.device)
+        choices: dict[str, dict[str, Any]] = {
+                "precision fp32": {"precision": torch.float32}, "memory format NCHW": {"channels_last": False},
+                "fp32 and NCHW": {"precision": torch.float32, "channels_last": False},
+                "no running mean (EMA)": {"ema": False}, "running mean every 8 steps": {"ema_every": 8},
+                "optimiser: one tensor at a time": {"optimiser": {"foreach": False, "fused": False}},
+                "optimiser: foreach": {"optimiser": {"foreach": True, "fused": False}},
+                "torch.compile": {"compile": True}}
+        for what, changes in choices.items():
+            base = PlainStep(ours.config, bench.device, precision=auto)
+            settings: dict[str, Any] = {"precision": auto, **changes}
+            other = PlainStep(ours.config, bench.device, **settings)
+            bench.side_by_side("options", what, {
+                "as it is": lambda: base.run(images, ages, steps), "changed": lambda: other.run(images, ages, steps)},
+                size=size, over="as it is")
+        if bench.device.type == "cpu" and CORES > 1:
+            base = PlainStep(ours.config, bench.device, precision=auto)
+
+            def one_core() -> float:
+                with cores(1):
+                    return base.run(images, ages, steps)
+
+            bench.side_by_side("options", f"threads: 1 instead of {CORES}", {
+                "as it is": lambda: base.run(images, ages, steps), "changed": one_core}, size=size, over="as it is")
+            with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+                bench.side_by_side("options", f"{CORES} trainings at once, a thread each", {
+                    "as it is": lambda: base.run(images, ages, steps),
+                    "changed": lambda: sum(pool.map(_one_thread, [(ours.config, size, 2 * steps)] * CORES, 1))},
+                    size=size, over="as it is")
+        model, held = AgeEstimationModel(ours.config).to(bench.device).eval(), dataclasses.replace(
+            ours, rows=ours.rows[:bench.count(1000)])
+        modes = {"as it is": torch.inference_mode, "changed": torch.no_grad,
+                 "changed, with gradients": torch.enable_grad}
+        bench.side_by_side("options", "evaluation: no_grad for inference_mode", {
+            name: partial(_evaluated, model, held, mode) for name, mode in modes.items()}, size=size,
+            over="as it is")
+
+
+class PlainStep:
+    """A training step like `Trainer.learn`, with what is fixed there as choices."""
+
+    def __init__(self, config: Config, device: torch.device, precision: torch.dtype, channels_last: bool = True,
+                 ema: bool = True, ema_every: int = 1, optimiser: dict[str, bool] | None = None,
+                 compile: bool = False) -> None:
+        config = dataclasses.replace(config, ema=config.ema if ema else 0.0)
+        self.trainer = Trainer(AgeEstimationModel(config).train(), config, device, 10**6)
+        self.trainer.precision, self.every, self.device = precision, ema_every, device
+        if not channels_last:
+            self.trainer.model.to(memory_format=torch.contiguous_format)
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        if optimiser is not None:
+            self.trainer.optimizer = torch.optim.SGD(
+                self.trainer.model.parameters(), config.lr, config.momentum, nesterov=config.nesterov,
+                weight_decay=config.weight_decay, **optimiser)
+        self.model: Any = torch.compile(self.trainer.model) if compile else self.trainer.model
+
+    def run(self, images: torch.Tensor, ages: torch.Tensor, steps: int) -> float:
+        """Pictures a second of `steps` steps on one batch."""
+        trainer = self.trainer
+        images = images.contiguous(memory_format=self.format)
+        synchronize(self.device)
+        started = time.perf_counter()
+        for step in range(steps):
+            with autocast(self.device, trainer.precision):
+                outputs = self.model(images)
+            loss = trainer.model.head.loss(outputs, ages)
+            trainer.optimizer.zero_grad()
+            loss.mean().backward()
+            trainer.optimizer.step()
+            if trainer.averaged is not None and step % self.every == 0:
+                trainer.averaged.update_parameters(trainer.model)
+            trainer.loss.update(loss.detach(), 1.0)
+            trainer.mae.update(trainer.model.head.ages(outputs.detach()), ages)
+        synchronize(self.device)
+        return steps * len(ages) / (time.perf_counter() - started)
+
+
+def _one_thread(job: tuple[Config, int, int]) -> float:
+    config, size, steps = job
+    torch.set_num_threads(1)
+    device = torch.device("cpu")
+    images, ages = torch.zeros(config.batch_size, 3, size, size), torch.full((config.batch_size,), 30.0)
+    return PlainStep(config, device, pick_precision(config, device)).run(images, ages, steps)
+
+
+def _evaluated(model: AgeEstimationModel, feeder: Feeder, mode: Any) -> float:
+    started = time.perf_counter()
+    with mode():
+        for images, _ in feeder.evaluation():
+            loop.outputs_of(model, images, feeder.config, feeder.device)
+    synchronize(feeder.device)
+    return len(feeder) / (time.perf_counter() - started)
+
+
+def memory(bench: Bench) -> None:
+    """Peak memory of an epoch of the profile on the whole set, decoding and prediction of all pictures included."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import benchmark; benchmark.whole_run(*sys.argv[2:])"
+    with tempfile.TemporaryDirectory() as folder:
+        changed = {"AGEHELPERS_CACHE": folder, "AGEHELPERS_RUNS": folder}
+        out = subprocess.run([sys.executable, "-c", code, str(HERE), bench.profile, bench.device.type,
+                              str(round(bench.share * 10**6) if bench.share < 1 else 0)],
+                             env=os.environ | changed, check=True, capture_output=True, text=True).stdout
+    for what, value in json.loads(out.splitlines()[-1]).items():
+        bench.add("memory", what, "", [value], "GB")
+
+
+def whole_run(profile: str, device: str, limit: str) -> None:
+    """Index, decode, train one epoch, evaluate and predict; print the peak memory of this process as JSON."""
+    settings = {"weights": None, "device": device, "epochs": 1, "limit": int(limit) // 1000}
+    config = load_config(profile, settings)
+    runs.run(config, runs.run_folder(config))
+    unit = 2**20 if sys.platform != "darwin" else 2**30  # kB, there bytes
+    found = {"peak of the process, mapped pixels included": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    if torch.cuda.is_available() and device == "cuda":
+        found["peak on the card"] = torch.cuda.max_memory_allocated() / 2**30
+    print(json.dumps(found))
+
+
+# ---- the long parts
+
+
+def race(bench: Bench, minutes: float = 10.0, seeds: tuple[int, ...] = (0, 1)) -> None:
+    """The same recipe trained both ways at the same time, a core each: error by epoch and by time.
+
+    Constant rate, so that a training may be cut anywhere; `holdout`'s training and validation pictures, 48 pixels.
+    """
+    for seed in seeds:
+        jobs = [(bench.profile, bench.device.type, way, seed, minutes * 60 * min(1.0, bench.share), number)
+                for number, way in enumerate(("usual", "ours"))]
+        if bench.device.type == "cpu" and CORES > 1:
+            with multiprocessing.get_context("spawn").Pool(len(jobs)) as pool:
+                histories = pool.map(raced, jobs, 1)
+        else:  # one after the other: they would share the card
+            histories = [raced(job) for job in jobs]
+        done = min(len(history) for history in histories)
+        for (_, _, way, *_), history in zip(jobs, histories, strict=True):
+            for row in history:
+                bench.add("race", f"seed {seed}, validation MAE after epoch {row['epoch']:.0f}", way, [row["val_mae"]],
+                          "years", 1, 48)
+                bench.add("race", f"seed {seed}, time after epoch {row['epoch']:.0f}", way, [row["wall"]], "s", 1, 48)
+            tail = f"mean validation MAE of the last {min(3, done)} epochs both did"
+            bench.add("race", f"seed {seed}, {tail}", way,
+                      [float(np.mean([row["val_mae"] for row in history[:done][-3:]]))], "years", 1, 48)
+            bench.add("race", f"seed {seed}, epochs in the time", way, [float(len(history))], "epochs", 1, 48)
+        bench.add("race", f"seed {seed}, epochs in the time", "ours / usual",
+                  [len(histories[1]) / max(1, len(histories[0]))], "ratio", 1, 48)
+
+
+class Over(Exception):
+    """The time is up."""
+
+
+def raced(job: tuple[str, str, str, int, float, int]) -> list[dict[str, float]]:
+    """Train one way on one core until the time is over; its history."""
+    profile, device, way, seed, seconds, core = job
+    if device == "cpu" and hasattr(os, "sched_setaffinity") and CORES > 1:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
+        torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"
+    config = load_config(profile, {
+        "weights": None, "device": device, "image_size": 48, "grow_from": None, "epochs": 500, "augment_from": 1.0,
+        "schedule": "constant", "lr": 0.05, "evaluate_every": 1, "seed": seed, "checkpoint_steps": 10**6})
+    data = runs.prepare(config, runs.SELECTION)
+    parts: list[Any] = [data.feeder(part) for part in runs.SELECTION]
+    if way == "usual":
+        folder = config.faces_folder()
+        workers = 0 if device == "cpu" else min(16, CORES)  # on one core a worker process only takes turns with us
+        parts = [UsualFeeder([folder / name for name in data.part(part)["name"]], f.ages, config, data.device, workers)
+                 for part, f in zip(runs.SELECTION, parts, strict=True)]
+    model = runs.build_model(config, data.part("train")["age"].to_numpy(np.float32))
+    history: list[dict[str, float]] = []
+    started, finish = time.perf_counter(), loop._finish_epoch
+
+    def watched(trainer: Trainer, validation: Any, best: Path, spent: float) -> None:
+        finish(trainer, validation, best, spent)
+        if time.perf_counter() - started > seconds:
+            raise Over
+        history.append(trainer.history[-1] | {"wall": time.perf_counter() - started})
+
+    loop._finish_epoch = watched  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as place, contextlib.suppress(Over):
+        loop.train(model, parts[0], parts[1], config, Path(place))
+    return history
+
+
+def target(bench: Bench, against: str, mae: float = 6.5, seeds: tuple[int, ...] = (0,)) -> None:
+    """Time until the profile's validation MAE reaches `mae`, all cores, here and at the commit `against`, in turn."""
+    with tempfile.TemporaryDirectory() as place:
+        tree = Path(place) / "before"
+        subprocess.run(["git", "worktree", "add", "--detach", str(tree), against], cwd=paths.ROOT, check=True)
+        try:
+            folder = utkface_folder()
+            for seed in seeds:
+                took = {}
+                for way, root in ((f"at {against}", tree), ("now", paths.ROOT)):
+                    changed = {"PYTHONPATH": str(root), "AGEHELPERS_CACHE": str(paths.cache_folder()),
+                               "AGEHELPERS_FACES": str(folder)}
+                    out = subprocess.run(
+                        [sys.executable, str(HERE / "until.py"), str(mae), str(seed), str(CORES),
+                         "200" if bench.share >= 1 else "2"], check=True, env=os.environ | changed,
+                        stdout=subprocess.PIPE, text=True, cwd=place).stdout
+                    found = json.loads(out.splitlines()[-1])
+                    if not Path(found["package"]).is_relative_to(root):
+                        raise RuntimeError(f"{found['package']} was measured instead of {root}")
+                    for row in found["epochs"]:
+                        bench.add("target", f"seed {seed}, validation MAE after {row['wall']:.0f} s", way,
+                                  [row["val_mae"]], "years")
+                    took[way] = found["epochs"][-1]["wall"]
+                    bench.add("target", f"seed {seed}, time to a validation MAE of {mae}", way, [took[way]], "s")
+                bench.add("target", f"seed {seed}, time to a validation MAE of {mae}", f"now / at {against}",
+                          [took["now"] / took[f"at {against}"]], "ratio")
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=paths.ROOT, check=True)
+
+
+def halving(bench: Bench) -> None:
+    """The grid with its short first look against the grid with every cell at the full budget."""
+    tables = {}
+    for way, short in (("every cell in full", False), ("halving", True)):
+        with tempfile.TemporaryDirectory() as place:
+            table = tables[way] = grid.search(bench.config(), Path(place), halving=short)
+        for _, row in table.iterrows():
+            what = " ".join(f"{key} {row[key]:g}" for key in grid.AXES) + f", {row['budget']}"
+            bench.add("grid", what, way, [row["val_mae"]], "years")
+        bench.add("grid", "time of the grid", way, [float(table["seconds"].sum())], "s")
+    seconds = {way: float(table["seconds"].sum()) for way, table in tables.items()}
+    bench.add("grid", "time of the grid", "halving / in full", [seconds["halving"] / seconds["every cell in full"]],
+              "ratio")
+    # the noise: both winners again with other seeds, at the full budget
+    config = grid.budgeted(bench.config())
+    data = runs.prepare(config, runs.SELECTION)
+    for way, table in tables.items():
+        winner = grid.best_cell(table)
+        found = [float(table.loc[table["budget"] == "full", "val_mae"].min())]
+        for seed in (1, 2):
+            with tempfile.TemporaryDirectory() as place:
+                again = dataclasses.replace(config, seed=seed, **winner)  # type: ignore[arg-type]
+                found.append(grid.train_cell(again, data, Path(place))["val_mae"])
+        name = " ".join(f"{key} {winner[key]:g}" for key in grid.AXES)
+        bench.add("grid", f"the winner, {name}, three seeds", way, found, "years")
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {}
+
+
+def schedules(bench: Bench) -> None:
+    """Whole trainings on `selection`, a core each, with other sizes, lengths and augmentation."""
+    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
+        jobs = [(bench.profile, name, change, bench.share) for name, change in SCHEDULES.items()]
+        for (_, name, *_), history in zip(jobs, pool.map(scheduled, jobs, 1), strict=True):
+            seen = history.dropna(subset="val_mae")
+            reached = seen[seen["val_mae"] <= 6.5]
+            total = history["seconds"].cumsum()
+            bench.add("schedules", name, "validation MAE", [float(seen["val_mae"].min())], "years", 1)
+            bench.add("schedules", name, "time", [float(total.iloc[-1])], "s", 1)
+            bench.add("schedules", name, "time to 6.5", [
+                float(total[reached.index[0]]) if len(reached) else math.nan], "s", 1)
+
+
+def scheduled(job: tuple[str, str, dict[str, Any], float]) -> pd.DataFrame:
+    """Train one schedule on one thread, going on where it was interrupted; its history."""
+    profile, _, change, share = job
+    torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"
+    config = load_config(profile, {"protocol": "selection", "evaluate_every": 2} | change
+                         | ({"epochs": 2, "limit": 64} if share < 1 else {}))
+    data = runs.prepare(config, runs.SELECTION)
+    model = runs.build_model(config, data.part("train")["age"].to_numpy(np.float32))
+    place = paths.runs_folder() / "schedules" / runs.settings_digest(config, data.split)
+    return loop.train(model, data.feeder("train"), data.feeder("validation"), config, place, resume=True)
+
+
+SHORT: dict[str, Callable[[Bench], None]] = {
+    "machine": machine, "index": indexing, "feeding": feeding, "step": training_step, "epoch": epoch,
+    "prediction": prediction, "options": options, "memory": memory}
+LONG: dict[str, Callable[..., None]] = {"race": race, "target": target, "grid": halving, "schedules": schedules}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the chosen parts on every device that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=[*SHORT, *LONG], default=list(SHORT), metavar="PART",
+                        help=f"of {', '.join([*SHORT, *LONG])}; by default all but the long last {len(LONG)}")
+    parser.add_argument("--devices", nargs="+", choices=["cpu", "cuda"], default=["cpu", "cuda"])
+    parser.add_argument("--against", default="69b4058", help="commit that part target compares with")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="few pictures and steps: a trial, not a measurement")
+    parser.add_argument("--out", type=Path, default=paths.runs_folder() / "benchmark")
+    parser.add_argument("--record", help="keep the results under this name in benchmarks/records")
+    chosen = parser.parse_args(arguments)
+    if chosen.record and (RECORDS / chosen.record).exists():
+        parser.error(f"{RECORDS / chosen.record} exists; choose another name, or remove it")
+    rows: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    devices = [name for name in chosen.devices if name == "cpu" or torch.cuda.is_available()]
+    for name in devices:
+        bench = Bench({"cpu": "laptop", "cuda": "gpu"}[name], torch.device(name), 2 if chosen.quick else chosen.repeats,
+                      0.02 if chosen.quick else 1.0, rows)
+        for part in chosen.parts:
+            print(f"{part} ({name})", flush=True)
+            (SHORT | LONG)[part](bench, *([chosen.against] if part == "target" else []))
+    paths.write_atomically(chosen.out / "results.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
+    paths.write_json(chosen.out / "config.json", {
+        "parts": chosen.parts, "devices": devices, "repeats": chosen.repeats, "quick": chosen.quick,
+        "faces": "UTKFace" if utkface_folder() else "drawn", "minutes": round((time.perf_counter() - started) / 60, 1),
+        "precision": {name: str(pick_precision(load_config("laptop", {"device": name}), torch.device(name)))
+                      .removeprefix("torch.") for name in devices},
+        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=paths.ROOT, capture_output=True,
+                                 text=True).stdout.strip(),
+        "hardware": runs.hardware(), "versions": paths.versions((*paths.PACKAGES, "opencv-python-headless"))})
+    if chosen.record:
+        shutil.copytree(chosen.out, RECORDS / chosen.record)
+    print(f"Results: {paths.relative(chosen.out)}" + f", kept as {chosen.record}" * bool(chosen.record))
+
+
+if __name__ == "__main__":
+    main()
