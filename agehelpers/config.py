@@ -131,9 +131,9 @@ PROFILES: dict[str, Config] = {
         device="cpu", precision="fp32", checkpoint_steps=20,
     ),
     "laptop": Config(
-        profile="laptop", image_size=72, grow_from=48, backbone="resnet14", epochs=36, batch_size=64, lr=0.05,
-        weight_decay=5e-4, warmup=0.2, rotation=8.0, scale=0.08, shift=0.04, brightness=0.1, contrast=0.1,
-        evaluate_every=3,
+        profile="laptop", image_size=72, grow_from=48, backbone="resnet14", epochs=26, batch_size=64, lr=0.05,
+        weight_decay=5e-4, warmup=0.15, rotation=8.0, scale=0.08, shift=0.04, brightness=0.1, contrast=0.1,
+        augment_from=0.0, evaluate_every=2,
     ),
     "gpu": Config(
         profile="gpu", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", epochs=30, batch_size=256,

@@ -109,8 +109,8 @@ class Trainer:
                                       use_buffers=True) if config.ema else None
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(self.model.parameters(), config.lr, config.momentum, nesterov=config.nesterov,
-                            weight_decay=config.weight_decay) if config.optimizer == "sgd"
-            else torch.optim.AdamW(self.model.parameters(), config.lr, weight_decay=config.weight_decay))
+                            weight_decay=config.weight_decay, fused=True) if config.optimizer == "sgd"
+            else torch.optim.AdamW(self.model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True))
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
             torch.optim.lr_scheduler.OneCycleLR(
                 self.optimizer, config.lr, config.epochs * self.steps, cycle_momentum=False,
@@ -188,7 +188,9 @@ class Trainer:
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimizer.").items():
             number, _, name = key.partition(".")
-            slots.setdefault(int(number), {})[name] = value
+            # a fused step walks memory as it lies: moments have to lie as their weights do
+            layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+            slots.setdefault(int(number), {})[name] = value.contiguous(memory_format=layout)
         self.optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from agehelpers.config import load_config
 from agehelpers.index import build_index, usable
 from agehelpers.pixels import load_pixels
 
+matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -87,3 +89,31 @@ def test_flops_by_hand(scripts):
                  + (128 * 256 * 9 + 3 * 256 * 256 * 9 + 128 * 256) * 4 * 4) / 1e9
     # backward computes two products as large as the forward one, but the pictures' own gradient is not asked for
     assert benchmark.flops(bench, 64) == pytest.approx(3 * (stem + stage) - stem, rel=0.001)
+
+
+def test_the_readme_is_what_the_benchmark_records_say(scripts):
+    import report
+
+    from agehelpers import results
+
+    text = (ROOT / "README.md").read_text()
+    assert results.with_block(text, report.block(), report.BEGIN, report.END) == text
+    ratio = report.find(report.rows_of("short"), part="feeding", way="ours /", size=64, cores=1)["value"].item()
+    assert f"| {ratio:.1f} (" in text and ratio > 10  # the aim: ten times the usual way at 64 px
+    for name in ("race", "target", "grid", "schedules"):
+        assert len(report.rows_of(name)) > 3, name
+        assert json.loads((report.RECORDS / name / "config.json").read_text())["quick"] is False
+
+
+def test_the_benchmarks_figure_shows_the_records(scripts):
+    import matplotlib.pyplot as plt
+    import report
+
+    figure = report.figure()
+    feeding, steps, race, target = figure.axes
+    heights = sorted(round(bar.get_height()) for bar in feeding.patches)
+    fed = report.find(report.rows_of("short"), part="feeding", cores=1, unit="pictures/s", what="batches")
+    assert heights == sorted(fed["value"].round().astype(int))
+    assert len(race.lines) == 4 and {line.get_label() for line in race.lines} >= {"usual, seed 0", "ours, seed 1"}
+    assert len(target.lines) >= 3 and steps.get_legend() is not None
+    plt.close(figure)
