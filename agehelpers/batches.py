@@ -104,10 +104,10 @@ def augment_batched(pixels: torch.Tensor, draw: Draw, size: int) -> torch.Tensor
     """The same on a device, the whole batch in one call."""
     device = pixels.device
     images = pixels.permute(0, 3, 1, 2).float().div_(255)
-    grid = F.affine_grid(draw.theta.to(device), [len(images), 3, size, size], align_corners=False)
+    grid = F.affine_grid(to_device(draw.theta, device), [len(images), 3, size, size], align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    gain, offset = (v.to(device).view(-1, 1, 1, 1) for v in (draw.gain, draw.offset))
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    gain, offset = (to_device(v, device).view(-1, 1, 1, 1) for v in (draw.gain, draw.offset))
+    mean, std = (to_device(torch.tensor(v), device).view(1, 3, 1, 1) for v in (MEAN, STD))
     return erase(images.sub_(0.5).mul_(gain).add_(0.5 + offset).clamp_(0, 1).sub_(mean).div_(std), draw)
 
 
@@ -118,7 +118,12 @@ def erase(images: torch.Tensor, draw: Draw) -> torch.Tensor:
     rows, box = torch.arange(images.shape[2]), draw.box[:, :, None]
     inside = ((rows >= box[:, 0]) & (rows < box[:, 1]))[:, :, None] & (
         (rows >= box[:, 2]) & (rows < box[:, 3]))[:, None, :]
-    return images.masked_fill_(inside[:, None].to(images.device), 0.0)
+    return images.masked_fill_(to_device(inside[:, None], images.device), 0.0)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`; a copy to a card does not wait for what the card is doing."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
@@ -159,9 +164,9 @@ class Feeder:
         if self.device.type == "cpu":
             return augment_cpu(np.asarray(self.pixels)[rows], draw, config.image_size)
         if isinstance(self.pixels, torch.Tensor):
-            pixels = self.pixels[torch.from_numpy(rows).to(self.device)]
+            pixels = self.pixels[to_device(torch.from_numpy(rows), self.device)]
         else:
-            pixels = torch.from_numpy(self.pixels[rows]).pin_memory().to(self.device, non_blocking=True)
+            pixels = to_device(torch.from_numpy(self.pixels[rows]), self.device)
         return augment_batched(pixels, draw, config.image_size)
 
     def training(self, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -174,14 +179,14 @@ class Feeder:
             chosen = order[step * self.config.batch_size:(step + 1) * self.config.batch_size]
             generator = torch.Generator().manual_seed(step_seed(self.config.seed, epoch, step))
             images = self.gather(chosen, generator, now)
-            yield images, torch.from_numpy(self.ages[chosen]).to(self.device)
+            yield images, to_device(torch.from_numpy(self.ages[chosen]), self.device)
 
     def evaluation(self, config: Config | None = None, batch_size: int = 256
                    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Whole pictures in order, nothing random; at the image_size of `config`, by default the feeder's."""
         for first in range(0, len(self), batch_size):
             chosen = np.arange(first, min(first + batch_size, len(self)))
-            yield self.gather(chosen, None, config), torch.from_numpy(self.ages[chosen]).to(self.device)
+            yield self.gather(chosen, None, config), to_device(torch.from_numpy(self.ages[chosen]), self.device)
 
 
 def on_device(pixels: np.ndarray, device: torch.device, share: float = 0.5) -> np.ndarray | torch.Tensor:

@@ -107,10 +107,11 @@ class Trainer:
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema),
                                       use_buffers=True) if config.ema else None
+        fused = self.precision != torch.float16  # a fused step that the scaler skips leaves momentum uninitialised
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(self.model.parameters(), config.lr, config.momentum, nesterov=config.nesterov,
-                            weight_decay=config.weight_decay, fused=True) if config.optimizer == "sgd"
-            else torch.optim.AdamW(self.model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True))
+                            weight_decay=config.weight_decay, fused=fused) if config.optimizer == "sgd"
+            else torch.optim.AdamW(self.model.parameters(), config.lr, weight_decay=config.weight_decay, fused=fused))
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
             torch.optim.lr_scheduler.OneCycleLR(
                 self.optimizer, config.lr, config.epochs * self.steps, cycle_momentum=False,
@@ -147,7 +148,7 @@ class Trainer:
         self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
-        self.loss.update(loss.detach(), 1.0)
+        self.loss.update(loss.detach(), torch.ones_like(loss))  # a plain 1.0 would be copied to the card each time
         self.mae.update(self.model.head.ages(outputs.detach()), ages)
         self.step += 1
 

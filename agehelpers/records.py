@@ -85,10 +85,11 @@ def state(planned: Planned) -> str:
     """"stands", "stands with other settings", "to do", or what this machine lacks for it."""
     file = paths.records_folder() / planned.name / "config.json"
     if file.is_file():
+        found = json.loads(file.read_text())
         try:
-            found = json.loads(file.read_text())
             same = (asdict(config_from_dict(found["config"])) == planned.recorded()
-                    and found.get("rows", ablation.ROWS) == ablation.ROWS)
+                    and found.get("rows", ablation.ROWS) == ablation.ROWS
+                    and (planned.kind != "grid" or found.get("short") == grid.SHORT[planned.profile]))
         except (FileNotFoundError, ValueError):  # the grid that its settings come from is gone; unknown settings
             same = False
         return "stands" if same else "stands with other settings"

@@ -91,22 +91,22 @@ def index_and_split(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     return index, make_split(index, config.protocol, config.split_seed)
 
 
-def prepare(config: Config, parts: tuple[str, ...] = PARTS) -> Data:
+def prepare(config: Config, parts: tuple[str, ...] = PARTS, pixels: np.ndarray | torch.Tensor | None = None) -> Data:
     """Index, split and decode the faces of `config`; the pixels move to the card where it has room.
 
     `parts`: what the table may hold. A search for settings asks for `SELECTION`: its test rows are gone before anything
-    is trained, so no choice can depend on them.
+    is trained, so no choice can depend on them. `pixels`: those of the same faces and size, where they are there.
     """
     folder, device = config.faces_folder(), pick_device(config)
     index, split = index_and_split(config)
-    pixels = load_pixels(folder, index, config.pixels_size)
+    pixels = on_device(load_pixels(folder, index, config.pixels_size), device) if pixels is None else pixels
     table = index.assign(row=np.arange(len(index))).merge(split, on="name", validate="one_to_one")
     every, table = len(table), table[table["part"].isin(parts)]
     if config.limit:
         share = min(1.0, config.limit / every)
         table = pd.concat([rows.sample(min(len(rows), max(2, round(share * len(rows)))), random_state=config.split_seed)
                            for _, rows in table.groupby("part", sort=True)]).sort_index()
-    return Data(config, device, table, on_device(pixels, device), split_hash(split))
+    return Data(config, device, table, pixels, split_hash(split))
 
 
 def build_model(config: Config, training_ages: np.ndarray) -> AgeEstimationModel:

@@ -11,10 +11,8 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -32,7 +30,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from usual import UsualFeeder
 
-from agehelpers import grid, loop, paths, runs
+from agehelpers import loop, paths, runs
 from agehelpers.batches import Feeder, on_device
 from agehelpers.config import Config, load_config, utkface_folder
 from agehelpers.index import build_index, usable
@@ -161,10 +159,12 @@ def feeders(bench: Bench, size: int, files: list[Path], index: pd.DataFrame, cac
 def machine(bench: Bench) -> None:
     """Physical limits: memory bandwidth, arithmetic, and what a training step of the network takes of it."""
     block = torch.ones(bench.count(128) * 2**20, dtype=torch.uint8, device=bench.device)
+    target = torch.zeros_like(block)
 
     def copied() -> float:
+        synchronize(bench.device)
         started = time.perf_counter()
-        block.clone()
+        target.copy_(block)
         synchronize(bench.device)
         return 2 * block.numel() / (time.perf_counter() - started) / 1e9
 
@@ -179,7 +179,11 @@ def machine(bench: Bench) -> None:
         return 2 * side**3 / (time.perf_counter() - started) / 1e9
 
     precision = pick_precision(bench.config(), bench.device)
-    bench.add("machine", "memory bandwidth, a copy", "", [copied() for _ in range(bench.repeats)], "GB/s")
+    for count in dict.fromkeys((1, CORES)):
+        with cores(count):
+            copied()
+            rates = [copied() for _ in range(bench.repeats)]
+            bench.add("machine", "memory bandwidth, a copy", "", rates, "GB/s", count)
     for dtype in dict.fromkeys((precision, torch.float32)):
         bench.add("machine", f"matrix product, {str(dtype).removeprefix('torch.')}", "",
                   [multiplied(dtype) for _ in range(bench.repeats)], "GFLOP/s")
@@ -352,6 +356,11 @@ def options(bench: Bench) -> None:
             base = PlainStep(ours.config, bench.device, precision=auto)
             settings: dict[str, Any] = {"precision": auto, **changes}
             other = PlainStep(ours.config, bench.device, **settings)
+            try:
+                other.run(images, ages, 2)
+            except Exception as error:  # torch.compile needs a C++ compiler, and says so in many ways
+                print(f"  {what}: cannot run here ({type(error).__name__})")
+                continue
             bench.side_by_side("options", what, {
                 "as it is": lambda: base.run(images, ages, steps), "changed": lambda: other.run(images, ages, steps)},
                 size=size, over="as it is")
@@ -376,6 +385,14 @@ def options(bench: Bench) -> None:
         bench.side_by_side("options", "evaluation: no_grad for inference_mode", {
             name: partial(_evaluated, model, held, mode) for name, mode in modes.items()}, size=size,
             over="as it is")
+        plain = dataclasses.replace(held, config=dataclasses.replace(held.config, flip_average=False))
+        bench.side_by_side("options", "evaluation: no mirror average", {
+            "as it is": lambda: _evaluated(model, held, torch.inference_mode),
+            "changed": lambda: _evaluated(model, plain, torch.inference_mode)}, size=size, over="as it is")
+        used = [row for row in bench.rows if row["part"] == "options" and row["way"] == "as it is"]
+        rates = {row["what"]: row["value"] for row in used}
+        share = rates["precision fp32"] / rates["evaluation: no mirror average"] / 9  # a tenth is held for validation
+        bench.add("options", "evaluation after every epoch, of its time", "", [share / (1 + share)], "share", size=size)
 
 
 class PlainStep:
@@ -389,6 +406,8 @@ class PlainStep:
         self.trainer.precision, self.every, self.device = precision, ema_every, device
         if not channels_last:
             self.trainer.model.to(memory_format=torch.contiguous_format)
+            if self.trainer.averaged is not None:
+                self.trainer.averaged.to(memory_format=torch.contiguous_format)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         if optimiser is not None:
             self.trainer.optimizer = torch.optim.SGD(
@@ -422,7 +441,9 @@ def _one_thread(job: tuple[Config, int, int]) -> float:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     images, ages = torch.zeros(config.batch_size, 3, size, size), torch.full((config.batch_size,), 30.0)
-    return PlainStep(config, device, pick_precision(config, device)).run(images, ages, steps)
+    step = PlainStep(config, device, pick_precision(config, device))
+    step.run(images, ages, 2)
+    return step.run(images, ages, steps)
 
 
 def _evaluated(model: AgeEstimationModel, feeder: Feeder, mode: Any) -> float:
@@ -447,183 +468,26 @@ def memory(bench: Bench) -> None:
 
 
 def whole_run(profile: str, device: str, limit: str) -> None:
-    """Index, decode, train one epoch, evaluate and predict; print the peak memory of this process as JSON."""
+    """Index, decode, train one epoch, evaluate and predict; print the peak memory of this process as JSON.
+
+    `limit` 0 is the whole set. The peak is Linux' own count (VmHWM), which starts anew with the process.
+    """
     settings = {"weights": None, "device": device, "epochs": 1, "limit": int(limit)}
     config = load_config(profile, settings)
     runs.run(config, runs.run_folder(config))
-    unit = 2**20 if sys.platform != "darwin" else 2**30  # kB, there bytes
-    found = {"peak of the process, mapped pixels included": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    found = {}
+    if (status := Path("/proc/self/status")).exists():
+        kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        found["peak of the process, mapped pixels included"] = 1024 * int(kilobytes) / 1e9
     if torch.cuda.is_available() and device == "cuda":
-        found["peak on the card"] = torch.cuda.max_memory_allocated() / 2**30
+        found["peak on the card"] = torch.cuda.max_memory_allocated() / 1e9
     print(json.dumps(found))
-
-
-# ---- the long parts
-
-
-def race(bench: Bench, minutes: float = 10.0, seeds: tuple[int, ...] = (0, 1)) -> None:
-    """The same recipe trained both ways at the same time, a core each: error by epoch and by time.
-
-    Constant rate, so that a training may be cut anywhere; `holdout`'s training and validation pictures, 48 pixels.
-    """
-    for seed in seeds:
-        jobs = [(bench.profile, bench.device.type, way, seed, minutes * 60 * min(1.0, bench.share), number)
-                for number, way in enumerate(("usual", "ours"))]
-        if bench.device.type == "cpu" and CORES > 1:
-            with multiprocessing.get_context("spawn").Pool(len(jobs)) as pool:
-                histories = pool.map(raced, jobs, 1)
-        else:  # one after the other: they would share the card
-            histories = [raced(job) for job in jobs]
-        done = min(len(history) for history in histories)
-        for (_, _, way, *_), history in zip(jobs, histories, strict=True):
-            for row in history:
-                bench.add("race", f"seed {seed}, validation MAE after epoch {row['epoch']:.0f}", way, [row["val_mae"]],
-                          "years", 1, 48)
-                bench.add("race", f"seed {seed}, time after epoch {row['epoch']:.0f}", way, [row["wall"]], "s", 1, 48)
-            tail = f"mean validation MAE of the last {min(3, done)} epochs both did"
-            bench.add("race", f"seed {seed}, {tail}", way,
-                      [float(np.mean([row["val_mae"] for row in history[:done][-3:]]))], "years", 1, 48)
-            bench.add("race", f"seed {seed}, epochs in the time", way, [float(len(history))], "epochs", 1, 48)
-        bench.add("race", f"seed {seed}, epochs in the time", "ours / usual",
-                  [len(histories[1]) / max(1, len(histories[0]))], "ratio", 1, 48)
-
-
-class Over(Exception):
-    """The time is up."""
-
-
-def raced(job: tuple[str, str, str, int, float, int]) -> list[dict[str, float]]:
-    """Train one way on one core until the time is over; its history."""
-    profile, device, way, seed, seconds, core = job
-    if device == "cpu" and hasattr(os, "sched_setaffinity") and CORES > 1:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
-        torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
-    config = load_config(profile, {
-        "weights": None, "device": device, "image_size": 48, "grow_from": None, "epochs": 500, "augment_from": 1.0,
-        "schedule": "constant", "lr": 0.05, "evaluate_every": 1, "seed": seed, "checkpoint_steps": 10**6})
-    data = runs.prepare(config, runs.SELECTION)
-    parts: list[Any] = [data.feeder(part) for part in runs.SELECTION]
-    if way == "usual":
-        folder = config.faces_folder()
-        workers = 0 if device == "cpu" else min(16, CORES)  # on one core a worker process only takes turns with us
-        parts = [UsualFeeder([folder / name for name in data.part(part)["name"]], f.ages, config, data.device, workers)
-                 for part, f in zip(runs.SELECTION, parts, strict=True)]
-    model = runs.build_model(config, data.part("train")["age"].to_numpy(np.float32))
-    history: list[dict[str, float]] = []
-    started, finish = time.perf_counter(), loop._finish_epoch
-
-    def watched(trainer: Trainer, validation: Any, best: Path, spent: float) -> None:
-        finish(trainer, validation, best, spent)
-        if time.perf_counter() - started > seconds:
-            raise Over
-        history.append(trainer.history[-1] | {"wall": time.perf_counter() - started})
-
-    loop._finish_epoch = watched  # type: ignore[assignment]
-    with tempfile.TemporaryDirectory() as place, contextlib.suppress(Over):
-        loop.train(model, parts[0], parts[1], config, Path(place))
-    return history
-
-
-def target(bench: Bench, against: str, mae: float = 6.5, seeds: tuple[int, ...] = (0,)) -> None:
-    """Time until the profile's validation MAE reaches `mae`, all cores, here and at the commit `against`, in turn."""
-    with tempfile.TemporaryDirectory() as place:
-        tree = Path(place) / "before"
-        subprocess.run(["git", "worktree", "add", "--detach", str(tree), against], cwd=paths.ROOT, check=True)
-        try:
-            folder = utkface_folder()
-            for seed in seeds:
-                took = {}
-                for way, root in ((f"at {against}", tree), ("now", paths.ROOT)):
-                    changed = {"PYTHONPATH": str(root), "AGEHELPERS_CACHE": str(paths.cache_folder()),
-                               "AGEHELPERS_FACES": str(folder)}
-                    out = subprocess.run(
-                        [sys.executable, str(HERE / "until.py"), str(mae), str(seed), str(CORES),
-                         "200" if bench.share >= 1 else "2"], check=True, env=os.environ | changed,
-                        stdout=subprocess.PIPE, text=True, cwd=place).stdout
-                    found = json.loads(out.splitlines()[-1])
-                    if not Path(found["package"]).is_relative_to(root):
-                        raise RuntimeError(f"{found['package']} was measured instead of {root}")
-                    for row in found["epochs"]:
-                        bench.add("target", f"seed {seed}, validation MAE after {row['wall']:.0f} s", way,
-                                  [row["val_mae"]], "years")
-                    took[way] = found["epochs"][-1]["wall"]
-                    bench.add("target", f"seed {seed}, time to a validation MAE of {mae}", way, [took[way]], "s")
-                bench.add("target", f"seed {seed}, time to a validation MAE of {mae}", f"now / at {against}",
-                          [took["now"] / took[f"at {against}"]], "ratio")
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=paths.ROOT, check=True)
-
-
-def halving(bench: Bench) -> None:
-    """The grid with its short first look against the grid with every cell at the full budget."""
-    tables = {}
-    for way, short in (("every cell in full", False), ("halving", True)):
-        with tempfile.TemporaryDirectory() as place:
-            table = tables[way] = grid.search(bench.config(), Path(place), halving=short)
-        for _, row in table.iterrows():
-            what = " ".join(f"{key} {row[key]:g}" for key in grid.AXES) + f", {row['budget']}"
-            bench.add("grid", what, way, [row["val_mae"]], "years")
-        bench.add("grid", "time of the grid", way, [float(table["seconds"].sum())], "s")
-    seconds = {way: float(table["seconds"].sum()) for way, table in tables.items()}
-    bench.add("grid", "time of the grid", "halving / in full", [seconds["halving"] / seconds["every cell in full"]],
-              "ratio")
-    # the noise: both winners again with other seeds, at the full budget
-    config = grid.budgeted(bench.config())
-    data = runs.prepare(config, runs.SELECTION)
-    seeds: dict[str, list[float]] = {}
-    for way, table in tables.items():
-        winner = grid.best_cell(table)
-        name = " ".join(f"{key} {winner[key]:g}" for key in grid.AXES)
-        if name not in seeds:
-            seeds[name] = [float(table.loc[table["budget"] == "full", "val_mae"].min())]
-            for seed in (1, 2):
-                with tempfile.TemporaryDirectory() as place:
-                    again = dataclasses.replace(config, seed=seed, **winner)  # type: ignore[arg-type]
-                    seeds[name].append(grid.train_cell(again, data, Path(place))["val_mae"])
-        bench.add("grid", f"the winner, {name}, three seeds", way, seeds[name], "years")
-
-
-SCHEDULES: dict[str, dict[str, Any]] = {  # what each changes of the `laptop` profile
-    "as it was: 36 epochs, 48 to 72 px, full augmentation throughout": {
-        "epochs": 36, "warmup": 0.2, "augment_from": 1.0},
-    "24 epochs, 32 to 72 px, peak rate 0.1": {"epochs": 24, "grow_from": 32, "lr": 0.1},
-    "30 epochs, 48 px": {"epochs": 30, "image_size": 48, "grow_from": None},
-    "the profile: 26 epochs, 48 to 72 px": {},
-}
-
-
-def schedules(bench: Bench) -> None:
-    """Whole trainings on `selection`, a core each, with other sizes, lengths and augmentation."""
-    with multiprocessing.get_context("spawn").Pool(CORES) as pool:
-        jobs = [(bench.profile, name, change, bench.share) for name, change in SCHEDULES.items()]
-        for (_, name, *_), history in zip(jobs, pool.map(scheduled, jobs, 1), strict=True):
-            seen = history.dropna(subset="val_mae")
-            reached = seen[seen["val_mae"] <= 6.5]
-            total = history["seconds"].cumsum()
-            bench.add("schedules", name, "validation MAE", [float(seen["val_mae"].min())], "years", 1)
-            bench.add("schedules", name, "time", [float(total.iloc[-1])], "s", 1)
-            bench.add("schedules", name, "time to 6.5", [
-                float(total[reached.index[0]]) if len(reached) else math.nan], "s", 1)
-
-
-def scheduled(job: tuple[str, str, dict[str, Any], float]) -> pd.DataFrame:
-    """Train one schedule on one thread, going on where it was interrupted; its history."""
-    profile, _, change, share = job
-    torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
-    config = load_config(profile, {"protocol": "selection", "evaluate_every": 2} | change
-                         | ({"epochs": 2, "limit": 64} if share < 1 else {}))
-    data = runs.prepare(config, runs.SELECTION)
-    model = runs.build_model(config, data.part("train")["age"].to_numpy(np.float32))
-    place = paths.runs_folder() / "schedules" / runs.settings_digest(config, data.split)
-    return loop.train(model, data.feeder("train"), data.feeder("validation"), config, place, resume=True)
 
 
 SHORT: dict[str, Callable[[Bench], None]] = {
     "machine": machine, "index": indexing, "feeding": feeding, "step": training_step, "epoch": epoch,
     "prediction": prediction, "options": options, "memory": memory}
-LONG: dict[str, Callable[..., None]] = {"race": race, "target": target, "grid": halving, "schedules": schedules}
+LONG = ("race", "target", "grid", "schedules")  # see trials.py
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -633,6 +497,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help=f"of {', '.join([*SHORT, *LONG])}; by default all but the long last {len(LONG)}")
     parser.add_argument("--devices", nargs="+", choices=["cpu", "cuda"], default=["cpu", "cuda"])
     parser.add_argument("--against", default="69b4058", help="commit that part target compares with")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of part race, for each training")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="few pictures and steps: a trial, not a measurement")
     parser.add_argument("--out", type=Path, default=paths.runs_folder() / "benchmark")
@@ -640,23 +505,33 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.record and (RECORDS / chosen.record).exists():
         parser.error(f"{RECORDS / chosen.record} exists; choose another name, or remove it")
+    import trials  # which needs what is above
+
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
+    torch.set_num_threads(CORES)
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=paths.ROOT, capture_output=True,
+                            text=True).stdout.strip() if shutil.which("git") else ""
     devices = [name for name in chosen.devices if name == "cpu" or torch.cuda.is_available()]
     for name in devices:
         bench = Bench({"cpu": "laptop", "cuda": "gpu"}[name], torch.device(name), 2 if chosen.quick else chosen.repeats,
                       0.02 if chosen.quick else 1.0, rows)
         for part in chosen.parts:
             print(f"{part} ({name})", flush=True)
-            (SHORT | LONG)[part](bench, *([chosen.against] if part == "target" else []))
+            if part in SHORT:
+                SHORT[part](bench)
+            else:
+                trials.PARTS[part](bench, **{"target": {"against": chosen.against},
+                                             "race": {"minutes": chosen.minutes}}.get(part, {}))
+            paths.write_atomically(chosen.out / "results.csv", pd.DataFrame(rows).to_csv(index=False))
     paths.write_atomically(chosen.out / "results.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     paths.write_json(chosen.out / "config.json", {
         "parts": chosen.parts, "devices": devices, "repeats": chosen.repeats, "quick": chosen.quick,
-        "faces": "UTKFace" if utkface_folder() else "drawn", "minutes": round((time.perf_counter() - started) / 60, 1),
+        "faces": "named or in data/UTKFace" if utkface_folder() else "drawn",
+        "minutes": round((time.perf_counter() - started) / 60, 1),
         "precision": {name: str(pick_precision(load_config("laptop", {"device": name}), torch.device(name)))
                       .removeprefix("torch.") for name in devices},
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=paths.ROOT, capture_output=True,
-                                 text=True).stdout.strip(),
+        "commit": commit, "race_minutes": chosen.minutes,
         "hardware": runs.hardware(), "versions": paths.versions((*paths.PACKAGES, "opencv-python-headless"))})
     if chosen.record:
         shutil.copytree(chosen.out, RECORDS / chosen.record)

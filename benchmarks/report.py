@@ -20,7 +20,8 @@ def rows_of(record: str, folder: Path = RECORDS) -> pd.DataFrame:
     """Rows of a record; an empty table of the same columns where it was not made."""
     file = folder / record / "results.csv"
     columns = ["part", "device", "what", "way", "size", "cores", "value", "low", "high", "unit", "repeats"]
-    return pd.read_csv(file, keep_default_na=False, na_values={"size": [""]}) if file.is_file() else pd.DataFrame(
+    empty = {key: ["", "nan"] for key in ("size", "value", "low", "high")}
+    return pd.read_csv(file, keep_default_na=False, na_values=empty) if file.is_file() else pd.DataFrame(
         columns=columns)
 
 
@@ -36,6 +37,8 @@ def number(rows: pd.DataFrame, form: str = ",.0f", spread: bool = False) -> str:
     if rows.empty:
         return "not measured"
     row = rows.iloc[0]
+    if pd.isna(row["value"]):
+        return "not reached"
     text = format(row["value"], form)
     return f"{text} ({row['low']:{form}} to {row['high']:{form}})" if spread and row["repeats"] > 1 else text
 
@@ -62,11 +65,11 @@ def main_table(cpu: pd.DataFrame) -> list[str]:
                      f"{number(epoch[epoch['way'] == 'ours'])} | {number(epoch[epoch['unit'] == 'ratio'], '.2f')} |")
     predicted = find(cpu, part="prediction")
     line("answers for picture files, a second", predicted, "ours, decoding too / usual", ours="ours, decoding too")
-    line("answers for decoded pictures, a second", predicted, "ours / usual")
+    line("answers for decoded pictures (both in fp32), a second", predicted, "ours, fp32 / usual", ours="ours, fp32")
     return lines
 
 
-def sentences(cpu: pd.DataFrame) -> list[str]:
+def sentences(cpu: pd.DataFrame, folder: Path) -> list[str]:
     """What is not a comparison of the two ways: start, steps with real feeding, memory, and the long parts."""
     lines = []
     index = find(cpu, part="index")
@@ -84,55 +87,65 @@ def sentences(cpu: pd.DataFrame) -> list[str]:
                      f"that is there already (pictures of {steps['size'].min():.0f} to {steps['size'].max():.0f} px).")
     lines.append(f"- **Memory**: peak of an epoch of `laptop` on the whole set, decoding and all predictions included, "
                  f"{number(find(cpu, part='memory', what='peak of the process'), '.2f')} GB.")
-    race = find(rows_of("race"), part="race")
+    race = find(rows_of("race", folder), part="race")
     if not race.empty:
-        epochs, error = (find(race, unit=unit) for unit in ("epochs", "years"))
-        error = error[error["what"].str.contains("last")]
-        ratios = find(race, unit="ratio")["value"]
+        minutes = json.loads((folder / "race" / "config.json").read_text())["race_minutes"]
+        epochs, error = find(race, unit="epochs"), race[race["what"].str.contains("mean validation MAE")]
+        ratios, size = find(race, unit="ratio")["value"], race["size"].iloc[0]
         lines.append(
-            "- **Ten minutes of the same recipe** (48 px, constant rate, a core each, two seeds): "
-            + "; ".join(f"{way}: {' and '.join(f'{v:.0f}' for v in find(epochs, way=way)['value'])} epochs, validation "
-                        f"MAE at equal epochs {' and '.join(f'{v:.2f}' for v in find(error, way=way)['value'])}"
-                        for way in ("usual", "ours")) + f". Epochs in the same time: {ratios.min():.2f} to "
-            f"{ratios.max():.2f} times as many.")
-    target = find(rows_of("target"), part="target", what="seed", unit="s")
-    if not target.empty:
-        ratio = find(rows_of("target"), part="target", unit="ratio")["value"]
-        before = find(target, way="at ")
-        lines.append(f"- **Time to a validation MAE of 6.5** (`laptop`, all cores, decoded pixels there): "
-                     f"{' and '.join(f'{v:.0f}' for v in before['value'])} s {before['way'].iloc[0]}, "
-                     f"{' and '.join(f'{v:.0f}' for v in find(target, way='now')['value'])} s now, "
-                     f"{' and '.join(f'{v:.2f}' for v in ratio)} of it.")
-    halving = find(rows_of("grid"), part="grid")
+            f"- **{minutes:.0f} minutes of the same recipe** ({size:.0f} px, constant rate, a core each, {len(ratios)} "
+            "seeds): "
+            + "; ".join(f"{way}: {both(find(epochs, way=way), '.0f')} epochs, validation MAE "
+                        f"{both(find(error, way=way))} years over the last epochs that both did"
+                        for way in ("usual", "ours"))
+            + f". Epochs in the same time: {ratios.min():.2f} to {ratios.max():.2f} times as many.")
+    target = rows_of("target", folder)
+    for measure in ("its own validation", "validation at the trained size"):
+        times = target[target["what"].str.endswith(f"years, {measure}")]
+        if not times.empty:
+            before, ratio = find(times, way="at ", unit="s"), find(times, unit="ratio")
+            years = before["what"].iloc[0].partition("time to ")[2].partition(" years")[0]
+            lines.append(f"- **Time to a validation MAE of {years}** (`laptop`, {before['cores'].iloc[0]} cores, by "
+                         f"{measure}): {both(before, '.0f')} s {before['way'].iloc[0]}, "
+                         f"{both(find(times, way='now', unit='s'), '.0f')} s now, {both(ratio)} of it.")
+    halving = find(rows_of("grid", folder), part="grid")
     if not halving.empty:
         time, winners = find(halving, what="time"), find(halving, what="the winner", unit="years")
         lines.append(
             f"- **The grid**: {number(find(time, way='every'))} s with every cell in full, "
             f"{number(find(time, way='halving', unit='s'))} s with a short first look "
             f"({number(find(time, unit='ratio'), '.0%')}). "
-            + "; ".join(f"{row['way']}: {row['what'].removesuffix(', three seeds')}, {row['value']:.2f} years "
-                        f"({row['low']:.2f} to {row['high']:.2f} over three seeds)"
+            + "; ".join(f"{row['way']}: {row['what'].removesuffix(', three other seeds')}, {row['value']:.2f} years "
+                        f"({row['low']:.2f} to {row['high']:.2f} over three other seeds)"
                         for row in winners.to_dict("records")) + ".")
     return lines
+
+
+def both(rows: pd.DataFrame, form: str = ".2f") -> str:
+    """Values of the rows (a seed each) in a sentence."""
+    return " and ".join("not reached" if pd.isna(value) else format(value, form) for value in rows["value"])
 
 
 def options_table(cpu: pd.DataFrame) -> list[str]:
     """What each choice in a step is worth; over 1 the change would pay."""
     ratios = find(cpu, part="options", unit="ratio")
-    lines = ["| changed | speed against what is used (range of the repeats) |", "|---|---|"]
+    lines = ["| changed | speed against what is used (range of the repeats) | would it pay? |", "|---|---|---|"]
     for row in ratios.to_dict("records"):
         name = row["what"] + (", with gradients" if "gradients" in row["way"] else "")
-        lines.append(f"| {name} | {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) |")
-    return lines
+        verdict = "yes" if row["low"] > 1.02 else "no, slower" if row["high"] < 0.98 else "no difference"
+        lines.append(f"| {name} | {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) | {verdict} |")
+    share = find(cpu, part="options", unit="share")
+    return lines + ["", f"Validation after every epoch, with its mirror average, would take {number(share, '.0%')} of "
+                    "the time; `laptop` does it after every second."]
 
 
-def schedules_table() -> list[str]:
+def schedules_table(folder: Path) -> list[str]:
     """Whole trainings on `selection` with other sizes and lengths."""
-    rows = rows_of("schedules")
-    lines = ["| training | validation MAE (years) | minutes on one core | minutes to 6.5 |", "|---|---|---|---|"]
-    for name, found in rows.groupby("what", sort=False):
-        by = found.set_index("way")["value"]
-        lines.append(f"| {name} | {by['validation MAE']:.2f} | {by['time'] / 60:.0f} | {by['time to 6.5'] / 60:.1f} |")
+    lines = ["| training | validation MAE (years) | minutes on one core | minutes to 6.5 years |", "|---|---|---|---|"]
+    for name, found in rows_of("schedules", folder).groupby("what", sort=False):
+        error, time, reached = (find(found, way=way)["value"].iloc[0] for way in (
+            "validation MAE", "time", "time to"))
+        lines.append(f"| {name} | {error:.2f} | {time / 60:.0f} | {reached / 60:.1f} |")
     return lines
 
 
@@ -144,11 +157,11 @@ def block(folder: Path = RECORDS) -> str:
     return "\n".join([
         f"Measured in {facts['minutes']:.0f} minutes on {hardware['processor']}, {hardware['cores']} cores, "
         f"{facts['precision']['cpu']}, {facts['repeats']} repeats in turn, medians. On a CUDA card: "
-        + ("see below." if "cuda" in facts["devices"] else "**not measured**."), "",
-        *main_table(cpu), "", *sentences(cpu), "",
+        + ("in the record." if "cuda" in facts["devices"] else "**not measured**."), "",
+        *main_table(cpu), "", *sentences(cpu, folder), "",
         "What each choice in a training step is worth (48 px; one changed at a time, over 1 it would pay):", "",
-        *options_table(cpu), "", "Whole trainings on the protocol `selection`, one seed each, two at a time:", "",
-        *schedules_table()])
+        *options_table(cpu), "", "Whole trainings on the protocol `selection`, one seed each, two or more at a time "
+        "(so their minutes are upper bounds):", "", *schedules_table(folder)])
 
 
 def figure(folder: Path = RECORDS) -> Any:
@@ -161,13 +174,15 @@ def figure(folder: Path = RECORDS) -> Any:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(color="0.92", linewidth=0.8)
         ax.set_axisbelow(True)
-    bandwidth = find(cpu, part="machine", unit="GB/s")["value"].iloc[0] * 1e9
-    bars(axes[0, 0], find(cpu, part="feeding", cores=1), {"usual": USUAL, "ours": OURS})
-    sizes = [64, 112, 224]
+    bandwidth = find(cpu, part="machine", unit="GB/s", cores=1)["value"].iloc[0] * 1e9
+    fed = find(cpu, part="feeding", what="batches", cores=1)
+    bars(axes[0, 0], fed, {"usual": USUAL, "ours": OURS})
+    sizes = sorted(fed["size"].unique())
     decode = find(cpu, part="feeding", what="decode only")["value"].iloc[0]
     axes[0, 0].axhline(decode, color=LIMIT, linestyle="--", label="PIL's decoding alone: the usual way's limit")
-    axes[0, 0].plot(range(3), [bandwidth / (min(200, 1.25 * size)**2 * 3 + size**2 * 12) for size in sizes], "v",
-                    color=LIMIT, label="memory bandwidth: read 8-bit, write 32-bit pixels")
+    moved = [min(200, 1.25 * size)**2 * 3 + size**2 * 12 for size in sizes]  # bytes a picture
+    axes[0, 0].plot(range(len(sizes)), [bandwidth / size for size in moved], "v", color=LIMIT,
+                    label="memory bandwidth: read 8-bit, write 32-bit pixels")
     axes[0, 0].set(title="Feeding: augmented pictures, one core", yscale="log", ylabel="pictures a second (log scale)")
     steps = find(cpu, part="step")
     bars(axes[0, 1], steps, {"synthetic": USUAL, "real feeding": OURS})
@@ -184,14 +199,13 @@ def figure(folder: Path = RECORDS) -> Any:
             curve(axes[1, 0], find(race, what=f"seed {seed}, validation MAE after", way=way)["value"],
                   find(race, what=f"seed {seed}, time after", way=way)["value"], colour, style, f"{way}, seed {seed}")
     axes[1, 0].set(title="The same recipe for ten minutes, one core each", ylim=(5, 12))
-    target = find(rows_of("target", folder), part="target", unit="years")
-    for way, colour in ((way, OURS if way == "now" else USUAL) for way in target["way"].unique()):
-        for seed, style in ((0, "-"), (1, "--")):
-            found = find(target, what=f"seed {seed}", way=way)
-            if not found.empty:
-                curve(axes[1, 1], found["value"], found["what"].str.extract(r"after (\d+) s")[0].astype(float), colour,
-                      style, f"{way}, seed {seed}")
-    axes[1, 1].axhline(6.5, color=LIMIT, linestyle=":", label="6.5 years")
+    target = find(rows_of("target", folder), part="target")
+    for way in target.loc[target["unit"] == "s", "way"].unique():
+        seconds = find(target, what="seed 0, time after", way=way)["value"]
+        for measure, style in (("its own validation", "-"), ("validation at the trained size", ":")):
+            curve(axes[1, 1], find(target, what=f"seed 0, {measure}", way=way, unit="years")["value"], seconds,
+                  OURS if way == "now" else USUAL, style, f"{way}, {measure}")
+    axes[1, 1].axhline(6.5, color=LIMIT, linestyle="--", label="6.5 years")
     axes[1, 1].set(title="The laptop profile until its validation MAE is 6.5, all cores", ylim=(5, 16))
     for ax in axes[1]:
         ax.set(xlabel="seconds of training", ylabel="validation MAE (years)")

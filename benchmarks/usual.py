@@ -36,7 +36,10 @@ class FaceDataset(Dataset):
                 steps.append(transforms.ColorJitter(config.brightness, config.contrast))
             if config.flip:
                 steps.append(transforms.RandomHorizontalFlip())
-        self.transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+        steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        if augment and config.erase:
+            steps.append(transforms.RandomErasing(config.erase, (0.02, 0.16)))
+        self.transform = transforms.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -55,7 +58,7 @@ class UsualFeeder:
     config: Config
     device: torch.device
     workers: int = 0
-    loaders: dict[str, DataLoader] = field(default_factory=dict)
+    loaders: dict[tuple[bool, Config], DataLoader] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -65,7 +68,7 @@ class UsualFeeder:
         return -(-len(self) // self.config.batch_size)
 
     def _loader(self, augment: bool, config: Config) -> DataLoader:
-        key = f"{augment}-{config.image_size}-{config.rotation}"
+        key = (augment, config)
         if key not in self.loaders:  # kept, so that its workers persist
             self.loaders[key] = DataLoader(
                 FaceDataset(self.files, self.ages, config, augment), config.batch_size if augment else 256,

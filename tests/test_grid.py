@@ -65,19 +65,34 @@ def test_halving_by_hand():
     assert [(cell["lr"], budget) for cell, budget in to_do(axes, whole, halving=False)] == [(3.0, "full")]
 
 
+def test_finalists_that_diverge_are_replaced():
+    axes = Axes(lr=(3.0, 2.0, 1.0), weight_decay=(0.0,), momenta=(0.9,))
+    rows = [trained(3.0, 0.0, "short", 5.0), trained(2.0, 0.0, "short", 6.0), trained(1.0, 0.0, "short", 7.0),
+            trained(3.0, 0.0, "full", None, state="diverged"), trained(2.0, 0.0, "full", 5.0)]
+    assert to_do(axes, pd.DataFrame(rows)) == [({"lr": 1.0, "weight_decay": 0.0, "momentum": 0.9}, "full")]
+    rows += [trained(1.0, 0.0, "full", None, state="diverged")]
+    assert to_do(axes, pd.DataFrame(rows)) == [] and best_cell(pd.DataFrame(rows))["lr"] == 2.0
+
+
 def test_a_first_look_is_short_and_shares_the_pixels(config, tmp_path, monkeypatch):
-    seen = []
+    seen, arrays = [], set()
     real = grid.train_cell
-    monkeypatch.setattr(grid, "train_cell", lambda setting, *rest: seen.append(setting) or real(setting, *rest))
+    monkeypatch.setattr(grid, "train_cell", lambda setting, data, place: (
+        seen.append(setting), arrays.add(id(data.pixels)), real(setting, data, place))[-1])
     table = search(dataclasses.replace(config, epochs=4), tmp_path)
     assert [setting.epochs for setting in seen] == table["budget"].map({"short": 1, "full": 4}).tolist()
     assert len({setting.pixels_size for setting in seen}) == 1
+    assert len(arrays) == 1  # decoded, and on a card copied there, once
     assert (table["budget"] == "full").sum() in (grid.FINALISTS, grid.FINALISTS + 1)
     for profile in grid.SHORT:
         full = budgeted(load_config(profile))
         short = grid.shortened(full)
-        assert short.pixels_size == full.pixels_size and short.epochs * short.image_size**2 <= (
-            0.26 * full.epochs * full.image_size**2)
+        work = [one.epochs * one.image_size**2 * (one.limit or 20_000) for one in (short, full)]
+        cells = len(plane(grid.GRIDS[profile])) + len(grid.GRIDS[profile].momenta) - 1
+        cost = (cells * work[0] + (grid.FINALISTS + 1) * work[1]) / (cells * work[1])  # the third finalist: a momentum
+        assert short.pixels_size == full.pixels_size and (profile == "ci" or cost <= 1 / 3)
+    mine = grid.shortened(budgeted(load_config("laptop", {"limit": 300, "image_size": 24, "ema": 0.0})))
+    assert (mine.limit, mine.image_size, mine.ema) == (300, 24, 0.0)  # what is cheaper already stays
 
 
 def test_each_cell_once_and_momenta_at_the_winner(config, tmp_path):

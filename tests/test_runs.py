@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from agehelpers import runs
+from agehelpers import loop, runs
 from agehelpers.__main__ import COMMANDS, main
 from agehelpers.config import load_config
 from agehelpers.loop import load_checkpoint, save_checkpoint
@@ -37,6 +37,18 @@ def test_a_run_leaves_a_complete_record(config, tmp_path):
     validation = table[table["part"] == "validation"]
     mae = (validation["prediction"] - validation["age"]).abs().mean()
     assert mae == pytest.approx(record.history["val_mae"].min(), abs=2e-3)
+
+
+def test_test_pictures_are_seen_at_the_size_at_which_the_epoch_was_chosen(config, tmp_path, monkeypatch):
+    growing = dataclasses.replace(config, grow_from=16, image_size=32, epochs=3)
+    losses = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(loop, "evaluate", lambda *given: (1.0, next(losses)))  # the first epoch is the best
+    record = runs.run(growing, tmp_path / "run")
+    data = runs.prepare(growing)
+    small = dataclasses.replace(growing, image_size=16)
+    found = loop.predict(loop.load_model(tmp_path / "run" / "best.safetensors"), data.feeder("test"), small)
+    stored = record.predictions[record.predictions["part"] == "test"]["prediction"]
+    assert stored.to_numpy() == pytest.approx(found["prediction"].to_numpy(), abs=1e-3)
 
 
 def test_a_finished_run_is_loaded_not_trained_again(config, tmp_path, monkeypatch):
