@@ -27,6 +27,7 @@ from agehelpers.config import load_config, utkface_folder
 from agehelpers.loop import Trainer
 
 TARGET = 6.5  # years
+QUICK = {"limit": 100, "epochs": 1, "batch_size": 8}  # of a cell of the grid in a trial run
 
 
 class Over(Exception):
@@ -191,7 +192,7 @@ def searched(job: tuple[str, str, bool, int, bool]) -> tuple[pd.DataFrame, float
     """A whole grid on one core: its table, and its wall time in seconds."""
     profile, device, short, core, quick = job
     pinned(core, device)
-    config = load_config(profile, {"weights": None, "device": device} | ({"limit": 100, "epochs": 1, "batch_size": 8} if quick else {}))
+    config = load_config(profile, {"weights": None, "device": device} | (QUICK if quick else {}))
     with tempfile.TemporaryDirectory() as place:
         runs.prepare(grid.budgeted(config), runs.SELECTION)
         started = time.perf_counter()
@@ -202,7 +203,7 @@ def trained_again(job: tuple[str, str, dict[str, float], int, int, bool]) -> tup
     """A cell at the full budget with another seed: the cell, and its validation MAE."""
     profile, device, cell, seed, core, quick = job
     pinned(core, device)
-    changes: dict[str, Any] = {"weights": None, "device": device} | ({"limit": 100, "epochs": 1, "batch_size": 8} if quick else {})
+    changes: dict[str, Any] = {"weights": None, "device": device} | (QUICK if quick else {})
     config = dataclasses.replace(grid.budgeted(load_config(profile, changes)), seed=seed, **cell)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as place:
         return cell, grid.train_cell(config, runs.prepare(config, runs.SELECTION), Path(place))["val_mae"]
