@@ -63,13 +63,13 @@ def _splits(family: str, profile: str, minutes: int, settings: dict[str, Any], f
 
 _SCRATCH = {"weights": None, "epochs": 60, "grow_from": 128}
 PLAN: tuple[Planned, ...] = (
-    Planned("laptop_grid", "grid", "laptop", 12),
+    Planned("laptop_grid", "grid", "laptop", 4),
     Planned("laptop_ablation", "ablation", "laptop", 35),
-    Planned("laptop_holdout", "train", "laptop", 50),
+    Planned("laptop_holdout", "train", "laptop", 33),
     Planned("laptop_packaged", "package", "laptop", 1),
-    *_splits("laptop_benchmark", "laptop", 45, {}, 1),
-    Planned("laptop_coral", "train", "laptop", 35, {"protocol": "coral"}),
-    Planned("laptop_coral_published", "train", "laptop", 35, {"protocol": "coral_published"}, first=False),
+    *_splits("laptop_benchmark", "laptop", 30, {}, 1),
+    Planned("laptop_coral", "train", "laptop", 22, {"protocol": "coral"}),
+    Planned("laptop_coral_published", "train", "laptop", 22, {"protocol": "coral_published"}, first=False),
     Planned("gpu_grid", "grid", "gpu", 15, {"weights": None}),
     *_splits("gpu_benchmark", "gpu", 15, _SCRATCH, 5, "gpu_grid"),
     Planned("gpu_holdout", "train", "gpu", 15, _SCRATCH, grid="gpu_grid"),

@@ -114,9 +114,9 @@ def sentences(cpu: pd.DataFrame, folder: Path) -> list[str]:
         lines.append(
             f"- **The grid**: {number(find(time, way='every'))} s with every cell in full, "
             f"{number(find(time, way='halving', unit='s'))} s with a short first look "
-            f"({number(find(time, unit='ratio'), '.0%')}). "
-            + "; ".join(f"{row['way']}: {row['what'].removesuffix(', three other seeds')}, {row['value']:.2f} years "
-                        f"({row['low']:.2f} to {row['high']:.2f} over three other seeds)"
+            f"({number(find(time, unit='ratio'), '.0%')}), at once, a core each. With "
+            + "; with ".join(f"{row['way']}, {row['what'].removesuffix(', three other seeds')}, {row['value']:.2f} "
+                        f"years ({row['low']:.2f} to {row['high']:.2f} over three other seeds)"
                         for row in winners.to_dict("records")) + ".")
     return lines
 
@@ -191,7 +191,7 @@ def figure(folder: Path = RECORDS) -> Any:
     limits = [product["value"] / work.loc[work["size"] == size, "value"].iloc[0]
               for size in sorted(steps["size"].unique())]
     axes[0, 1].plot(range(len(limits)), limits, "v", color=LIMIT, label=f"arithmetic: large {product['what']}")
-    axes[0, 1].set(title="A training step on all cores: one batch again and again, and real feeding",
+    axes[0, 1].set(title="A training step, all cores: one batch repeated, and real feeding",
                    ylabel="pictures a second", ylim=(0, None))
     race = find(rows_of("race", folder), part="race")
     for way, colour in (("usual", USUAL), ("ours", OURS)):
