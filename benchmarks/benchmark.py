@@ -230,7 +230,7 @@ def indexing(bench: Bench) -> None:
 
 def feeding(bench: Bench) -> None:
     """Augmented batches ready for the network, per core and on all cores."""
-    with subset(bench, bench.count(4000)) as (files, index, cache):
+    with subset(bench, bench.count(2000)) as (files, index, cache):
         def decoding() -> float:
             started = time.perf_counter()
             for file in files[:bench.count(500)]:
@@ -259,7 +259,7 @@ def training_step(bench: Bench) -> None:
             _, ours = feeders(bench, size, files, index, cache, 0)
             trainer = new_trainer(bench, ours)
             images, ages = next(ours.training(0))
-            steps = min(ours.steps() - 1, bench.count(max(10, 2 * 10**5 // size**2)))
+            steps = min(ours.steps() - 1, bench.count(max(10, 5 * 10**4 // size**2)))
 
             def synthetic() -> float:
                 return stepped(trainer, ((images, ages) for _ in range(steps)))
@@ -291,7 +291,7 @@ def stepped(trainer: Trainer, batches: Iterator[tuple[torch.Tensor, torch.Tensor
 
 def epoch(bench: Bench) -> None:
     """A whole epoch, feeding and steps, on all cores: the usual way with the number of workers that suits it best."""
-    with subset(bench, bench.count(3000)) as (files, index, cache):
+    with subset(bench, bench.count(1500)) as (files, index, cache):
         size = bench.config().image_size
         ways: dict[str, Callable[[], float]] = {}
         for workers in dict.fromkeys((0, 1, CORES)):
@@ -311,7 +311,7 @@ def whole_epoch(trainer: Trainer, feeder: Any) -> float:
 
 def prediction(bench: Bench) -> None:
     """Answers for pictures: the usual loop over files, ours from the files, ours from the decoded pixels."""
-    with subset(bench, bench.count(2000)) as (files, index, cache):
+    with subset(bench, bench.count(1000)) as (files, index, cache):
         size = bench.config().image_size
         usual, ours = feeders(bench, size, files, index, cache, 0, flip_average=False)
         model = AgeEstimationModel(ours.config).eval()
