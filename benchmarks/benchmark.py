@@ -261,15 +261,22 @@ def training_step(bench: Bench) -> None:
             images, ages = next(ours.training(0))
             steps = min(ours.steps() - 1, bench.count(max(10, 5 * 10**4 // size**2)))
 
-            def synthetic() -> float:
-                return stepped(trainer, ((images, ages) for _ in range(steps)))
-
-            def real() -> float:
-                batches = ours.training(0)
-                return stepped(trainer, (next(batches) for _ in range(steps)))
-
-            bench.side_by_side("step", "training step", {"synthetic": synthetic, "real feeding": real}, size=size,
-                               over="synthetic")
+            found: dict[str, list[float]] = {"synthetic": [], "real feeding": []}
+            for repeat in range(bench.repeats + 1):
+                batches, seconds = ours.training(repeat), dict.fromkeys(found, 0.0)
+                for _ in range(steps):  # in turn step by step, so that a slow second of the machine meets both
+                    for way in found:
+                        started = time.perf_counter()
+                        trainer.learn(*((images, ages) if way == "synthetic" else next(batches)))
+                        synchronize(bench.device)
+                        seconds[way] += time.perf_counter() - started
+                if repeat:  # the first is the warm-up
+                    for way in found:
+                        found[way].append(steps * len(ages) / seconds[way])
+            for way, values in found.items():
+                bench.add("step", "training step", way, values, "pictures/s", size=size)
+            ratios = [b / a for a, b in zip(*found.values(), strict=True)]
+            bench.add("step", "training step", "real feeding / synthetic", ratios, "ratio", size=size)
 
 
 def new_trainer(bench: Bench, feeder: Any) -> Trainer:
