@@ -147,7 +147,7 @@ def test_the_readme_is_what_the_benchmark_records_say(scripts):
 
     text = (ROOT / "README.md").read_text()
     assert results.with_block(text, report.block(), report.BEGIN, report.END) == text
-    for name in ("short", "step", "race", "target", "schedules"):
+    for name in ("short", "step", "race", "target", "grid", "schedules"):
         assert json.loads((report.RECORDS / name / "config.json").read_text())["quick"] is False
 
 
@@ -166,6 +166,7 @@ def test_the_benchmark_records_reach_their_aims(scripts):
     assert value("short", what="peak of the process").item() < 2
     assert (value("race", unit="ratio") > 1).all()
     assert value("target", what="seed 0, time to 6.5 years, its own", unit="ratio").item() <= 0.5
+    assert value("grid", what="time of the grid", unit="ratio").item() <= 1 / 3
 
 
 def test_the_benchmarks_figure_shows_the_records(scripts):
