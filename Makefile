@@ -23,7 +23,7 @@ test: .env-stamp
 records: .env-stamp
 	$(BIN)/python -m agehelpers records; made=$$?; $(BIN)/python -m agehelpers results && exit $$made
 
-# The usual way to feed a network and ours, side by side (about ten minutes; leave the machine alone meanwhile).
+# The usual way to feed a network and ours, side by side (about a quarter of an hour; leave the machine alone meanwhile).
 benchmark: .env-stamp
 	$(BIN)/python benchmarks/benchmark.py
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from benchmark import CORES, HERE, Bench
+from measuring import CORES, HERE, Bench
 from usual import UsualFeeder
 
 from agehelpers import grid, loop, paths, runs

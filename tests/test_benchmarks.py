@@ -1,6 +1,9 @@
 """The benchmark measures what it says, and the README says what its records hold."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -45,7 +48,9 @@ def test_both_ways_show_the_same_pictures(scripts, faces):
 
 
 def test_both_ways_augment_as_strongly(scripts, faces):
-    usual, ours = both(scripts, faces, rotation=10.0, shift=0.05, scale=0.1, brightness=0.0, contrast=0.0)
+    geometry = {"rotation": 10.0, "shift": 0.05, "scale": 0.1, "brightness": 0.0, "contrast": 0.0, "flip": False}
+    usual, ours = both(scripts, faces, **geometry)
+    twice, _ = both(scripts, faces, **geometry | {"rotation": 20.0, "shift": 0.1, "scale": 0.2})
     still = torch.cat([images for images, _ in ours.evaluation()])[:, :, 12:36, 12:36]
 
     def moved(feeder) -> float:
@@ -60,22 +65,24 @@ def test_both_ways_augment_as_strongly(scripts, faces):
         return float(torch.stack(found).mean())
 
     assert moved(usual) == pytest.approx(moved(ours), rel=0.15)
+    assert moved(twice) > 1.3 * moved(ours)  # so that other ranges would be seen
 
 
 @pytest.fixture
 def bench(scripts, faces, monkeypatch):
     """A benchmark so small that it says nothing but that it runs."""
     import benchmark
+    import measuring
 
     monkeypatch.setenv("AGEHELPERS_FACES", str(faces))
     monkeypatch.setattr(benchmark, "SIZES", (32,))
-    return benchmark.Bench("laptop", torch.device("cpu"), 2, 0.02)
+    return measuring.Bench("laptop", torch.device("cpu"), 2, 0.02)
 
 
 def test_side_by_side_by_hand(scripts):
-    import benchmark
+    import measuring
 
-    bench = benchmark.Bench("laptop", torch.device("cpu"), 3, 1.0)
+    bench = measuring.Bench("laptop", torch.device("cpu"), 3, 1.0)
     usual, ours = iter([99.0, 1.0, 2.0, 3.0]), iter([99.0, 8.0, 4.0, 3.0])  # the first is the warm-up
     bench.side_by_side("part", "what", {"usual": lambda: next(usual), "ours": lambda: next(ours)})
     found = {row["way"]: (row["low"], row["value"], row["high"]) for row in bench.rows}
@@ -129,10 +136,28 @@ def test_both_grids(bench, monkeypatch):
     assert rows[rows["what"].str.startswith("the winner")]["unit"].tolist() == ["years"] * 2
 
 
-def test_flops_by_hand(scripts):
+def test_memory_is_that_of_a_whole_run(bench, capsys):
     import benchmark
 
-    bench = benchmark.Bench("laptop", torch.device("cpu"), 1, 1.0)
+    benchmark.whole_run("laptop", "cpu", "40")
+    peak = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert peak == {} or 0.2 < peak["peak of the process, mapped pixels included"] < 20  # GB; {}: not on Linux
+
+
+def test_a_training_until_a_target(bench):
+    found = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "until.py"), "200", "0", "1", "cpu", "3"],
+                           check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    found = json.loads(found.stdout.splitlines()[-1])
+    assert Path(found["package"]) == ROOT / "agehelpers"
+    (epoch,) = found["epochs"]  # everything is below 200 years at once
+    assert epoch["size"] == 48 and epoch["own"] == pytest.approx(epoch["trained"], abs=0.01) and epoch["seconds"] > 0
+
+
+def test_flops_by_hand(scripts):
+    import benchmark
+    import measuring
+
+    bench = measuring.Bench("laptop", torch.device("cpu"), 1, 1.0)
     stem = 2 * 64 * 3 * 49 * 32 * 32 / 1e9  # multiply-adds of the first convolution at 64 px: 64 x 3 x 7 x 7, stride 2
     stage = 2 * (4 * 64 * 64 * 9 * 16 * 16 + (64 * 128 * 9 + 3 * 128 * 128 * 9 + 64 * 128) * 8 * 8
                  + (128 * 256 * 9 + 3 * 256 * 256 * 9 + 128 * 256) * 4 * 4) / 1e9
