@@ -21,8 +21,9 @@ from scipy import stats
 
 from agehelpers import paths, runs
 from agehelpers.analysis import add_groups, interval
+from agehelpers.checkpoints import load_model
 from agehelpers.config import Config
-from agehelpers.loop import load_model, pick_device, pick_precision, train
+from agehelpers.loop import pick_device, pick_precision, train
 
 FILES = ("config.json", "runs.csv", "effects.csv")
 # The base: everything that a row changes has its value here, so that the table does not move when the profile takes

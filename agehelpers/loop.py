@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 import sys
@@ -20,17 +19,15 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 from torchmetrics.regression import MeanAbsoluteError
 from tqdm.auto import tqdm
 
-from agehelpers import paths
 from agehelpers.batches import Feeder, step_seed
-from agehelpers.config import Config, config_from_dict
+from agehelpers.checkpoints import load_checkpoint, save_checkpoint
+from agehelpers.config import Config
 from agehelpers.model import AgeEstimationModel
 
 HISTORY = ("epoch", "train_loss", "train_mae", "val_loss", "val_mae", "lr", "seconds")
@@ -54,44 +51,6 @@ def pick_precision(config: Config, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def save_checkpoint(file: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Tensors and a JSON state in one safetensors file, so that the two can never disagree; written atomically."""
-    part = paths.temporary_beside(file)
-    try:
-        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, part,
-                  {"state": json.dumps(state)})
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_checkpoint` wrote; reading it executes no code.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        No such file, or not a checkpoint of ours; the message names it.
-    """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"{file}: no such checkpoint; train one with `python -m agehelpers train`")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            state = json.loads((opened.metadata() or {})["state"])
-            return {key: opened.get_tensor(key) for key in opened.keys()}, state
-    except Exception as error:  # safetensors has its own error type for a damaged header
-        raise ValueError(f"{file}: not a checkpoint of agehelpers, or damaged ({error})") from error
-
-
-def load_model(file: Path) -> AgeEstimationModel:
-    """The model of a checkpoint such as ``best.safetensors``, in evaluation mode, on the CPU."""
-    tensors, state = load_checkpoint(file)
-    model = AgeEstimationModel(config_from_dict(state["config"]), load_weights=False)
-    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()
-                           if key.startswith("model.")})
-    return model.eval()
-
-
 @dataclass
 class Trainer:
     """All that changes during a training, and how it is stored."""
@@ -107,6 +66,7 @@ class Trainer:
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema),
                                       use_buffers=True) if config.ema else None
+        total = max(2, config.epochs * self.steps)  # one_cycle has to rise for two steps at least
         fused = self.precision != torch.float16  # a fused step that the scaler skips leaves momentum uninitialised
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.SGD(self.model.parameters(), config.lr, config.momentum, nesterov=config.nesterov,
@@ -114,8 +74,7 @@ class Trainer:
             else torch.optim.AdamW(self.model.parameters(), config.lr, weight_decay=config.weight_decay, fused=fused))
         self.schedule: torch.optim.lr_scheduler.LRScheduler = (
             torch.optim.lr_scheduler.OneCycleLR(
-                self.optimizer, config.lr, config.epochs * self.steps, cycle_momentum=False,
-                pct_start=max(config.warmup, 2 / (config.epochs * self.steps)))  # it has to rise for two steps at least
+                self.optimizer, config.lr, total, cycle_momentum=False, pct_start=max(config.warmup, 2 / total))
             if config.schedule == "one_cycle" else torch.optim.lr_scheduler.ConstantLR(self.optimizer, 1.0))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         self.loss = MeanMetric(nan_strategy="disable").to(self.device)

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from agehelpers import ablation, grid, paths, runs
+from agehelpers.checkpoints import load_checkpoint, load_model, save_checkpoint
 from agehelpers.config import Config, config_from_dict, load_config, utkface_folder
-from agehelpers.loop import load_checkpoint, load_model, save_checkpoint
 
 PACKAGED = Path(__file__).resolve().parent / "weights" / "laptop.safetensors"
 

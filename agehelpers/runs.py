@@ -20,11 +20,12 @@ import torch
 from agehelpers import index as index_module
 from agehelpers import paths
 from agehelpers.batches import Feeder, on_device
-from agehelpers.config import Config
+from agehelpers.checkpoints import load_checkpoint, load_model
+from agehelpers.config import Config, config_from_dict
 from agehelpers.index import build_index, read_index, usable, write_index
-from agehelpers.loop import load_model, pick_device, pick_precision, predict, train
+from agehelpers.loop import pick_device, pick_precision, predict, train
 from agehelpers.model import AgeEstimationModel
-from agehelpers.pixels import load_pixels
+from agehelpers.pixels import decode, load_pixels
 from agehelpers.split import make_split, split_hash
 
 PARTS = ("train", "validation", "test")
@@ -235,10 +236,6 @@ def predict_crops(checkpoint: Path, crops: list[Path]) -> pd.DataFrame:
     Computed in single precision, so that the answer is the same on every machine. `spread` is the standard deviation of
     the answer's distribution in years, where the head has one.
     """
-    from agehelpers.config import config_from_dict
-    from agehelpers.loop import load_checkpoint
-    from agehelpers.pixels import decode
-
     config = config_from_dict(load_checkpoint(checkpoint)[1]["config"] | {"device": "auto", "precision": "fp32"})
     pixels = np.stack([decode(crop, config.pixels_size) for crop in crops])
     rows = np.arange(len(crops))

@@ -384,7 +384,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure the chosen parts on every device that is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=[*SHORT, *trials.PARTS], default=list(SHORT), metavar="PART",
-                        help=f"of {', '.join([*SHORT, *trials.PARTS])}; by default all but the last {len(trials.PARTS)}")
+                        help=f"{', '.join([*SHORT, *trials.PARTS])}; by default without the last {len(trials.PARTS)}")
     parser.add_argument("--devices", nargs="+", choices=["cpu", "cuda"], default=["cpu", "cuda"])
     parser.add_argument("--against", default="69b4058", help="commit that part target compares with")
     parser.add_argument("--minutes", type=float, default=10.0, help="of part race, for each training")

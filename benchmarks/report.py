@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-
 from trials import TARGET
 
 from agehelpers import paths, results

@@ -9,16 +9,14 @@ import torch
 
 from agehelpers import loop
 from agehelpers.batches import Feeder, step_seed
+from agehelpers.checkpoints import load_checkpoint, load_model, save_checkpoint
 from agehelpers.config import load_config
 from agehelpers.loop import (
     Trainer,
     evaluate,
-    load_checkpoint,
-    load_model,
     pick_precision,
     predict,
     progress_bar,
-    save_checkpoint,
     train,
 )
 from agehelpers.model import AgeEstimationModel
@@ -162,7 +160,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("agehelpers.loop.save_file", full_disk)
+    monkeypatch.setattr("agehelpers.checkpoints.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(file, {"a": torch.zeros(2)}, {"epoch": 2})
     assert load_checkpoint(file)[1] == {"epoch": 1}
@@ -244,6 +242,8 @@ def test_a_warm_up_of_less_than_two_steps_is_two_steps():
     config = dataclasses.replace(CONFIG, warmup=0.01, epochs=2)
     trainer = Trainer(fresh(config), config, torch.device("cpu"), steps=5)
     assert trainer.schedule.get_last_lr()[0] < config.lr
+    once = dataclasses.replace(CONFIG, epochs=1)  # nor does a training of a single step fail
+    assert Trainer(fresh(once), once, torch.device("cpu"), steps=1).schedule.get_last_lr()[0] < once.lr
 
 
 def test_validation_is_evaluated_every_so_often_and_after_the_last_epoch(tmp_path):

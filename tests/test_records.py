@@ -11,8 +11,8 @@ import torch
 
 from agehelpers import grid, records, results, runs
 from agehelpers.__main__ import main
+from agehelpers.checkpoints import load_checkpoint, save_checkpoint
 from agehelpers.config import load_config
-from agehelpers.loop import load_checkpoint, save_checkpoint
 from agehelpers.records import PLAN, Planned
 
 QUICK = {"epochs": 1, "image_size": 16, "batch_size": 16}

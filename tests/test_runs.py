@@ -13,8 +13,8 @@ import torch
 
 from agehelpers import loop, runs
 from agehelpers.__main__ import COMMANDS, main
+from agehelpers.checkpoints import load_checkpoint, load_model, save_checkpoint
 from agehelpers.config import load_config
-from agehelpers.loop import load_checkpoint, save_checkpoint
 
 QUICK = {"epochs": 2, "image_size": 24, "batch_size": 16}
 
@@ -46,7 +46,7 @@ def test_test_pictures_are_seen_at_the_size_at_which_the_epoch_was_chosen(config
     record = runs.run(growing, tmp_path / "run")
     data = runs.prepare(growing)
     small = dataclasses.replace(growing, image_size=16)
-    found = loop.predict(loop.load_model(tmp_path / "run" / "best.safetensors"), data.feeder("test"), small)
+    found = loop.predict(load_model(tmp_path / "run" / "best.safetensors"), data.feeder("test"), small)
     stored = record.predictions[record.predictions["part"] == "test"]["prediction"]
     assert stored.to_numpy() == pytest.approx(found["prediction"].to_numpy(), abs=1e-3)
 
