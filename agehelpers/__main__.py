@@ -149,7 +149,7 @@ def _results(options: argparse.Namespace) -> int:
     from agehelpers.results import update
 
     update(paths.ROOT / "README.md", options.figure)
-    print("README.md, docs/results.png, docs/published.png and the model card written")
+    print("README.md, docs/ (figures, error_by_group.md), data/suspected_labels.csv and the model card written")
     return 0
 
 

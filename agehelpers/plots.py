@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -124,34 +125,47 @@ def predicted_against_true(predictions: pd.DataFrame, running: pd.DataFrame, ax:
     return ax
 
 
-def error_by_group(table: pd.DataFrame, measure: str = "mae", references: References = (),
-                   ax: Axes | None = None) -> Axes:
-    """A dot and its 95 % interval for each row of `analysis.by_group`; `measure` is "mae" or "bias".
+def forest(table: pd.DataFrame, rows: str, value: str, low: str, high: str, hue: str | None = None,
+           references: References = (), ax: Axes | None = None) -> Axes:
+    """A dot and its interval for each row of `table`, by the columns `rows` (vertical) and `hue` (colour).
 
-    With two keys the first one is the vertical axis and the second one the colour. Empty groups are named, not drawn.
+    Rows have their numbers of pictures behind them where the table has `n`. Rows without a value are named, not drawn.
     """
-    key, *second = table.columns[:list(table.columns).index("n")]
-    groups, hues = list(table[key].unique()), list(table[second[0]].unique()) if second else [""]
+    groups, hues = list(table[rows].unique()), list(table[hue].unique()) if hue else [""]
     ax = _axes(ax, 7.0, 1.2 + 0.34 * max(len(groups), 4) * (1 + 0.45 * (len(hues) - 1)))
-    colours = {"": MAIN, **GENDER_COLOURS, **ETHNICITY_COLOURS}
-    for position, hue in enumerate(hues):
-        rows, colour = table[table[second[0]] == hue] if second else table, colours.get(hue, QUIET)
-        y = np.array([groups.index(group) for group in rows[key]]) + (position - (len(hues) - 1) / 2) * 0.6 / len(hues)
-        ax.hlines(y, rows[f"{measure}_low"], rows[f"{measure}_high"], color=colour, linewidth=2)
-        ax.plot(rows[measure], y, "o", color=colour, label=hue or None)
-    counts = [" / ".join(f"{n:,}" for n in table.loc[table[key] == group, "n"]) for group in groups]
-    ax.set_yticks(range(len(groups)), [f"{name}  (n = {count})" for name, count in zip(groups, counts, strict=True)])
+    spare = iter((MAIN, SECOND, QUIET, *ETHNICITY_COLOURS.values()))
+    known = GENDER_COLOURS | ETHNICITY_COLOURS
+    for position, name in enumerate(hues):
+        part, colour = table[table[hue] == name] if hue else table, known.get(name) or next(spare)
+        y = np.array([groups.index(group) for group in part[rows]]) + (position - (len(hues) - 1) / 2) * 0.6 / len(hues)
+        ax.hlines(y, part[low], part[high], color=colour, linewidth=2)
+        ax.plot(part[value], y, "o", color=colour, label=str(name) or None)
+    names = [str(group) for group in groups]
+    if "n" in table:
+        once = table.groupby(rows, observed=True)["n"].nunique().eq(1).all()  # the same pictures in every colour
+        counts = [" / ".join(f"{n:,}" for n in table.loc[table[rows] == group, "n"][:1 if once else None])
+                  for group in groups]
+        names = [f"{name}  (n = {count})" for name, count in zip(names, counts, strict=True)]
+    ax.set_yticks(range(len(groups)), names)
     _references(ax, references, vertical=True)
-    if measure == "bias":
-        ax.axvline(0, color="0.3", linewidth=1)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)  # not among the data
-    label = {"mae": "mean absolute error (years)", "bias": "bias: prediction minus age (years)"}[measure]
-    ax.set(xlabel=f"{label}, 95 % interval",
-           ylabel={"age_group": "age group (years)"}.get(key, key) + (f" (n: {' / '.join(hues)})" if second else ""),
-           ylim=(len(groups) - 0.4, -0.6))
-    if measure == "mae":
+    ax.set(ylim=(len(groups) - 0.4, -0.6))
+    return ax
+
+
+def error_by_group(table: pd.DataFrame, measure: str = "mae", references: References = (),
+                   ax: Axes | None = None) -> Axes:
+    """`forest` of `analysis.by_group`; `measure` is "mae" or "bias". A second key of the table is the colour."""
+    key, *second = table.columns[:list(table.columns).index("n")]
+    ax = forest(table, key, measure, f"{measure}_low", f"{measure}_high", second[0] if second else None, references, ax)
+    if measure == "bias":
+        ax.axvline(0, color="0.3", linewidth=1)
+    else:
         ax.set_xlim(0, None)
+    label = {"mae": "mean absolute error (years)", "bias": "bias: prediction minus age (years)"}[measure]
+    hues = f" (n: {' / '.join(table[second[0]].unique())})" if second else ""
+    ax.set(xlabel=f"{label}, 95 % interval", ylabel={"age_group": "age group (years)"}.get(key, key) + hues)
     return ax
 
 
@@ -227,16 +241,93 @@ def published_comparison(ours: pd.DataFrame, published: pd.DataFrame, label_erro
 
 
 def cs_curves(curves: dict[str, pd.DataFrame], references: References = (), ax: Axes | None = None) -> Axes:
-    """Cumulative scores by name, each an `analysis.cs_curve`; the first one is drawn as the model, others dashed."""
+    """Cumulative scores by name with 95 % bands, each an `analysis.cs_curve`; the first is the model, others dashed."""
     ax = _axes(ax)
     _references(ax, references, vertical=True, styles=(":", "-."))  # "--" is a curve here
     for position, (name, curve) in enumerate(curves.items()):
         ax.plot(curve["years"], curve["share"], color=(MAIN, QUIET, SECOND)[position % 3], label=name,
                 linestyle="-" if position == 0 else "--", marker="o" if position == 0 else None, markersize=4)
+        ax.fill_between(curve["years"], curve["low"], curve["high"], color=ax.lines[-1].get_color(), alpha=0.2,
+                        linewidth=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.xaxis.set_major_locator(MaxNLocator(steps=[1, 5, 10]))
     ax.set(xlabel="allowed absolute error (years)", ylabel="share of pictures within it", ylim=(0, 1))
     ax.legend(frameon=False, loc="lower right")
+    return ax
+
+
+def digits(shares: dict[str, pd.Series], ax: Axes | None = None) -> Axes:
+    """Bars of `causes.terminal_digits` by name, side by side; a tenth each is the broken line."""
+    ax = _axes(ax)
+    width = 0.8 / len(shares)
+    for position, ((name, series), colour) in enumerate(zip(shares.items(), itertools.cycle((QUIET, MAIN, SECOND)))):
+        ax.bar(series.index + (position - (len(shares) - 1) / 2) * width, series, width, color=colour, label=name)
+    _references(ax, [(0.1, "no heaps: a tenth each")])
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_xticks(range(10))
+    ax.set(xlabel="last digit of the age, 23 to 62 years", ylabel="share of pictures")
+    ax.legend(frameon=False)
+    return ax
+
+
+def intervals(predictions: pd.DataFrame, level: float = 0.9, count: int = 80, seed: int = 0,
+              ax: Axes | None = None) -> Axes:
+    """Intervals of `count` pictures drawn at random, from the youngest prediction to the oldest, and their labels.
+
+    Labels outside their interval are crosses in the second colour; the share that should be is the remaining level.
+    """
+    ax = _axes(ax, 9.0, 4.4)
+    rows = predictions.sample(min(count, len(predictions)), random_state=seed).sort_values(["prediction", "name"])
+    lower, upper = (rows[f"{end}_{100 * level:g}"].to_numpy() for end in ("lower", "upper"))
+    place, age = np.arange(len(rows)), rows["age"].to_numpy()
+    held = (lower <= age) & (age <= upper)
+    ax.vlines(place, lower, upper, color="0.75", linewidth=3, label=f"{level:.0%} interval")
+    ax.plot(place[held], age[held], "o", color=MAIN, markersize=4, label="label inside")
+    ax.plot(place[~held], age[~held], "X", color=SECOND, markersize=8, label=f"label outside ({(~held).sum()})")
+    ax.set(xlabel=f"{len(rows)} pictures drawn at random, by predicted age", ylabel="age (years)", ylim=(0, None),
+           xlim=(-1, len(rows)))
+    ax.legend(frameon=False, loc="upper left")
+    return ax
+
+
+def risk_coverage(curve: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """`conformal.risk_coverage`: error of the share answered, beside the best possible order and no order at all."""
+    ax = _axes(ax)
+    ax.plot(curve["answered"], curve["mae"], color=MAIN, marker="o", markersize=4, label="smallest spread first")
+    ax.fill_between(curve["answered"], curve["low"], curve["high"], color=MAIN, alpha=0.2, linewidth=0)
+    ax.plot(curve["answered"], curve["best"], color=QUIET, linestyle="--", label="smallest error first (not possible)")
+    _references(ax, [(curve["mae"].iloc[-1], "in any order that says nothing")], styles=(":",))
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set(xlabel="share of pictures that are answered", ylabel="mean absolute error (years)", ylim=(0, None))
+    ax.legend(frameon=False)
+    return ax
+
+
+def precision_recall(curves: dict[str, pd.DataFrame], prevalence: dict[str, float], ax: Axes | None = None) -> Axes:
+    """Curves of `decisions.precision_recall` by name; dotted: the precision of guessing, which is the prevalence."""
+    ax = _axes(ax, 6.4, 4.8)
+    for (name, curve), colour in zip(curves.items(), itertools.cycle((MAIN, SECOND))):
+        ax.plot(curve["recall"], curve["precision"], color=colour, label=name)
+        ax.axhline(prevalence[name], color=colour, linestyle=":", linewidth=1.3, label=f"{name}: guessing")
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set(xlabel="recall: share of them that is found", ylabel="precision: share of the found that is right",
+           xlim=(0, 1.01), ylim=(0, 1.02))
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 0.2))
+    return ax
+
+
+def accepted_by_age(tables: dict[str, pd.DataFrame], limit: float, ax: Axes | None = None) -> Axes:
+    """Shares of `decisions.accepted_by_age` by name, with 95 % bands; the step at `limit` that a law asks for."""
+    ax = _axes(ax)
+    last = max(table["age"].max() for table in tables.values())
+    ax.plot([0, limit, limit, last], [0, 0, 1, 1], color="0.3", linestyle="--", label=f"what a limit of {limit:g} asks")
+    for (name, table), colour in zip(tables.items(), itertools.cycle((MAIN, SECOND))):
+        ax.plot(table["age"], table["accepted"], color=colour, marker="o", markersize=4, label=name)
+        ax.fill_between(table["age"], table["low"], table["high"], color=colour, alpha=0.2, linewidth=0)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set(xlabel="true age (years)", ylabel="share accepted", ylim=(0, 1.02), xlim=(0, last))
+    ax.legend(frameon=False, loc="center right")
     return ax
 
 
@@ -265,6 +356,29 @@ def face_grid(faces: Sequence[Any], titles: Sequence[str], columns: int = 6) -> 
     for ax, face, title in zip(axes.flat, faces, titles, strict=False):
         ax.imshow(face if isinstance(face, np.ndarray) else Image.open(face).convert("RGB"))
         ax.set_title(title, fontsize=9)
+    return figure
+
+
+def saliency_grid(faces: Sequence[Any], maps: np.ndarray, titles: Sequence[str],
+                  label: str = "answer older (+) or younger (\u2212)\n(years, a cell of the map)") -> Figure:
+    """Faces (as in `face_grid`) below their titles; below in grey under their maps [N, H, W], red older, blue younger.
+
+    One scale holds for all maps, symmetric about 0, so that strong and weak maps can be told apart.
+    """
+    limit = float(np.abs(maps).max()) or 1.0
+    figure, axes = plt.subplots(2, len(faces), figsize=(1.45 * len(faces) + 0.9, 3.4), squeeze=False,
+                                layout="constrained")
+    for (above, below), face, values, title in zip(axes.T, faces, maps, titles, strict=True):
+        picture = Image.fromarray(face) if isinstance(face, np.ndarray) else Image.open(face).convert("RGB")
+        extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
+        above.imshow(picture)
+        above.set_title(title, fontsize=9)
+        below.imshow(picture.convert("L"), cmap="gray", vmin=0, vmax=255)
+        overlay = below.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent,
+                               alpha=0.8 * np.minimum(1, 2 * np.abs(values) / limit))  # clear where it says little
+        above.set_axis_off()
+        below.set_axis_off()
+    figure.colorbar(ScalarMappable(overlay.norm, overlay.cmap), ax=axes, label=label)
     return figure
 
 

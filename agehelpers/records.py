@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from agehelpers import ablation, grid, paths, runs
+from agehelpers.analysis import mae
 from agehelpers.checkpoints import load_checkpoint, load_model, save_checkpoint
 from agehelpers.config import Config, config_from_dict, load_config, utkface_folder
 
@@ -88,9 +89,10 @@ def state(planned: Planned) -> str:
         found = json.loads(file.read_text())
         try:
             same = (asdict(config_from_dict(found["config"])) == planned.recorded()
+                    and (planned.kind not in ("train", "package") or set(runs.FACTS) <= set(found))
                     and found.get("rows", ablation.ROWS) == ablation.ROWS
                     and (planned.kind != "grid" or found.get("short") == grid.SHORT[planned.profile]))
-        except (FileNotFoundError, ValueError):  # the grid that its settings come from is gone; unknown settings
+        except (FileNotFoundError, KeyError, ValueError):  # the settings' grid is gone; settings missing or unknown
             same = False
         return "stands" if same else "stands with other settings"
     if utkface_folder() is None:
@@ -153,10 +155,9 @@ def make_all(everything: bool = False, only: Sequence[str] = (), say: Callable[[
 def package(config: Config, target: Path) -> Path:
     """Weights of the finished run of `config` in half precision at `target`, and a run folder with their own record.
 
-    They are loaded back from `target` and predict validation and test as `runs.predict_crops` computes: the record is
-    theirs, not that of the run. It has no training rows, to stay small; `train_median` in config.json is the median
-    baseline's answer. FileNotFoundError where the run is not finished, FileExistsError where `target` holds other
-    weights.
+    They are loaded back and predict calibration and test as `runs.predict_crops` computes: intervals and record are
+    theirs, not those of the run. FileNotFoundError where the run is not finished, FileExistsError where `target` holds
+    other weights.
     """
     source = runs.run_folder(config)
     if not (source / "config.json").is_file():
@@ -169,16 +170,20 @@ def package(config: Config, target: Path) -> Path:
         there = load_checkpoint(target)[0]
         if there.keys() != halves.keys() or not all(torch.equal(there[key], halves[key]) for key in halves):
             raise FileExistsError(f"{target} holds other weights; remove it to package these")
-    else:
-        save_checkpoint(target, halves, kept)
-    data, model = runs.prepare(replace(config, precision="fp32")), load_model(target)  # as runs.predict_crops computes
-    parts = [runs.predictions_of(model, data, part) for part in ("validation", "test")]
     folder = source.with_name(f"{source.name}-packaged")
+    save_checkpoint(folder / "halves.safetensors", halves, kept)
+    data, model = runs.prepare(replace(config, precision="fp32")), load_model(folder / "halves.safetensors")
+    parts = [runs.predictions_of(model, data, part) for part in runs.PARTS[1:]]  # as runs.predict_crops computes
+    predictions, reaches = runs.add_intervals(pd.concat(parts, ignore_index=True))
+    save_checkpoint(target, halves, kept | {"intervals": reaches})
+    (folder / "halves.safetensors").unlink()
     digest = hashlib.sha256(target.read_bytes()).hexdigest()
-    paths.write_atomically(folder / "predictions.csv", pd.concat(parts).to_csv(index=False))
+    predictions = predictions[predictions["part"] != "validation"]
+    paths.write_atomically(folder / "predictions.csv", predictions.to_csv(index=False))
     paths.write_atomically(folder / "history.csv", record.history.to_csv(index=False))
     paths.write_json(folder / "config.json", record.config | {
-        "config": asdict(config), "train_median": float(data.part("train")["age"].median()),
+        "config": asdict(config), "intervals": reaches, "mae": record.config["mae"] | {
+            part: round(mae(predictions[predictions["part"] == part]), 3) for part in predictions["part"].unique()},
         "weights": {"file": paths.relative(target), "bytes": target.stat().st_size, "sha256": digest,
                     "precision": "float16", "predicted_in": "float32"}})
     return folder

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from agehelpers import conformal, paths
 from agehelpers import index as index_module
-from agehelpers import paths
+from agehelpers.analysis import mae
 from agehelpers.batches import Feeder, on_device
-from agehelpers.checkpoints import load_checkpoint, load_model
+from agehelpers.checkpoints import load_checkpoint, load_model, save_checkpoint
 from agehelpers.config import Config, config_from_dict
 from agehelpers.index import build_index, read_index, usable, write_index
 from agehelpers.loop import pick_device, pick_precision, predict, train
@@ -28,9 +29,10 @@ from agehelpers.model import AgeEstimationModel
 from agehelpers.pixels import decode, load_pixels
 from agehelpers.split import make_split, split_hash
 
-PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "calibration", "test")
 SELECTION = ("train", "validation")  # all that a search for settings is given
 FILES = ("config.json", "history.csv", "predictions.csv")
+FACTS = ("config", "split", "counts", "train_median", "mae", "intervals")  # what every reader of config.json counts on
 LABELS = ["part", "name", "age", "gender", "ethnicity"]
 
 
@@ -55,7 +57,7 @@ class Data:
     split: str
 
     def part(self, name: str) -> pd.DataFrame:
-        """Rows of "train", "validation" or "test"."""
+        """Rows of one of `PARTS`."""
         return self.table[self.table["part"] == name]
 
     def feeder(self, name: str) -> Feeder:
@@ -126,6 +128,21 @@ def predictions_of(model: AgeEstimationModel, data: Data, part: str) -> pd.DataF
     return pd.concat([data.part(part)[LABELS].reset_index(drop=True), found], axis=1)
 
 
+def add_intervals(predictions: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """All parts with lower_80, upper_80, ... in the test rows, and how far intervals reach, for config.json.
+
+    They are normalised by the spread where the head gives one; calibrated on the part calibration, which chose nothing.
+    Other parts have NaN: an interval says nothing of the pictures that made the model or the interval.
+    """
+    test, calibration = (predictions[predictions["part"] == part] for part in ("test", "calibration"))
+    normalised = "spread" in predictions
+    told: dict[str, Any] = {"normalised": normalised, "calibration": len(calibration)}
+    for row in conformal.reaches(calibration, normalised).to_dict("records"):
+        told |= {f"{100 * level:g}": round(row[level], 4) for level in conformal.LEVELS if np.isfinite(row[level])}
+    columns = [end for level in conformal.LEVELS for end in conformal.ends(level)]
+    return predictions.join(conformal.with_intervals(test, calibration, normalised)[columns]), told
+
+
 def hardware() -> dict[str, Any]:
     """Processor, cores, threads and card."""
     model = ""
@@ -152,16 +169,22 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
     history = train(model, data.feeder("train"), data.feeder("validation"), config, folder, resume)
     best, data = load_model(folder / "best.safetensors"), prepare(config)  # all is chosen: now the test is read
     predictions = pd.concat([predictions_of(best, data, part) for part in PARTS], ignore_index=True)
+    predictions, reaches = add_intervals(predictions)
     counts = {part: len(data.part(part)) for part in PARTS}
     seconds = float(history["seconds"].sum())
     facts = {
         "config": asdict(config), "split": data.split, "counts": counts,
+        "train_median": float(data.part("train")["age"].median()),
+        "mae": {part: round(mae(predictions[predictions["part"] == part]), 3) for part in PARTS if counts[part]},
+        "intervals": reaches,
         "parameters": sum(p.numel() for p in model.parameters()),
         "precision": str(pick_precision(config, data.device)).removeprefix("torch."), "device": data.device.type,
         "training_seconds": round(seconds, 1), "wall_seconds": round(time.perf_counter() - started, 1),
         "pictures_per_second": round(counts["train"] * len(history) / seconds, 1),
         "hardware": hardware(), "versions": paths.versions(),
     }
+    tensors, state = load_checkpoint(folder / "best.safetensors")
+    save_checkpoint(folder / "best.safetensors", tensors, state | {"intervals": reaches})  # for predict_crops
     paths.write_atomically(folder / "predictions.csv", predictions.to_csv(index=False))
     paths.write_atomically(folder / "history.csv", history.round(5).to_csv(index=False))
     paths.write_json(folder / "config.json", facts)  # last: its presence says that the run is complete
@@ -169,14 +192,17 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
 
 
 def read_record(folder: Path) -> Record:
-    """The record in `folder`; FileNotFoundError names what is missing."""
+    """The record in `folder`; FileNotFoundError names what is missing, ValueError a record of an older version."""
     folder = Path(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; is the run finished?")
     predictions = pd.read_csv(folder / "predictions.csv", dtype={"gender": "str", "ethnicity": "str"})
-    return Record(folder.name, json.loads((folder / "config.json").read_text()),
-                  pd.read_csv(folder / "history.csv"), predictions)
+    config = json.loads((folder / "config.json").read_text())
+    if lacking := [key for key in FACTS if key not in config]:
+        raise ValueError(f"{folder} was made by an older version: its config.json has no {', '.join(lacking)}; remove "
+                         "the folder and make it anew")
+    return Record(folder.name, config, pd.read_csv(folder / "history.csv"), predictions)
 
 
 def load_record(name: str) -> Record:
@@ -189,13 +215,19 @@ def load_record(name: str) -> Record:
 
 
 def save_record(run_folder: Path, name: str, files: tuple[str, ...] = FILES) -> Path:
-    """Copy a finished run's small files to the records, all or none; an existing record is never overwritten."""
+    """Copy a finished run's small files to the records, all or none; an existing record is never overwritten.
+
+    Training rows of predictions.csv stay behind, to keep the repository small; config.json has their MAE and median.
+    """
     target = check_record_name(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
     try:
         for file in files:
             shutil.copyfile(run_folder / file, part / file)
+        if (table := part / "predictions.csv").exists():
+            lines = table.read_text().splitlines(keepends=True)
+            table.write_text("".join(line for line in lines if not line.startswith("train,")))
         part.chmod(0o755)
         part.rename(target)
     finally:
@@ -230,15 +262,20 @@ def latest_run(config: Config) -> Record:
 
 
 def predict_crops(checkpoint: Path, crops: list[Path]) -> pd.DataFrame:
-    """Predicted age of faces already cropped as the training's: columns file, prediction (years) [, spread].
+    """Predicted age of faces already cropped as the training's: columns file, prediction [, spread], lower_80, ....
 
     `checkpoint`: best.safetensors of a run, or the weights that come with the package (`records.PACKAGED`).
-    Computed in single precision, so that the answer is the same on every machine. `spread` is the standard deviation of
-    the answer's distribution in years, where the head has one.
+    All in years. Computed in single precision, so that the answer is the same on every machine. `spread` is the
+    standard deviation of the answer's distribution, where the head has one. The ends of conformal intervals are there
+    where the checkpoint was calibrated; they hold for pictures like those of its calibration, and for no others.
     """
-    config = config_from_dict(load_checkpoint(checkpoint)[1]["config"] | {"device": "auto", "precision": "fp32"})
+    state = load_checkpoint(checkpoint)[1]
+    config = config_from_dict(state["config"] | {"device": "auto", "precision": "fp32"})
     pixels = np.stack([decode(crop, config.pixels_size) for crop in crops])
     rows = np.arange(len(crops))
     feeder = Feeder(pixels, rows, np.zeros(len(crops), np.float32), config, pick_device(config))
     found = predict(load_model(checkpoint), feeder, config).round(1)
+    if told := state.get("intervals"):
+        reached = {level: told.get(f"{100 * level:g}", np.inf) for level in conformal.LEVELS}
+        found = conformal.attach(found, reached, told["normalised"])
     return pd.concat([pd.DataFrame({"file": [str(crop) for crop in crops]}), found], axis=1)

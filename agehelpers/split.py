@@ -1,4 +1,4 @@
-"""From the index to a split: which picture is for training, which for validation, which for the test."""
+"""From the index to a split: which picture is for training, validation, calibration of intervals, or the test."""
 
 from __future__ import annotations
 
@@ -39,26 +39,32 @@ def _parts(rows: pd.DataFrame, parts: dict[str, pd.Series]) -> pd.Series:
     return rows["group"].map(pd.concat([pd.Series(name, index=chosen.index) for name, chosen in parts.items()]))
 
 
-def _three_parts(rows: pd.DataFrame, test_share: float, validation_share: float, seed: int) -> pd.Series:
-    """Part of each row: `test_share` test, `validation_share` of the rest validation; groups stay whole."""
+def _held(groups: pd.Series, share: float, seed: int) -> dict[str, pd.Series]:
+    """Groups for training and `share` of them held: half validates, half calibrates (of a single one, none does)."""
+    train, held = _divide(groups, share, seed)
+    validation, calibration = _divide(held, 0.5, seed) if len(held) > 1 else (held, held[:0])
+    return {"train": train, "validation": validation, "calibration": calibration}
+
+
+def _all_parts(rows: pd.DataFrame, test_share: float, held_share: float, seed: int) -> pd.Series:
+    """Part of each row: `test_share` test, `held_share` of the rest validation and calibration; groups stay whole."""
     ages = rows.groupby("group", sort=False)["age"].median()
     if len(ages) < 3:
         raise ValueError(f"{len(ages)} different pictures cannot be split in three parts; index more faces")
     rest, test = _divide(ages, test_share, seed)
-    train, validation = _divide(rest, validation_share, seed)
-    return _parts(rows, {"train": train, "validation": validation, "test": test})
+    return _parts(rows, {**_held(rest, held_share, seed), "test": test})
 
 
 def _holdout(rows: pd.DataFrame, seed: int) -> pd.Series:
-    """80/20; a tenth of the 80 is held for selection."""
-    return _three_parts(rows, 0.2, 0.1, seed)
+    """80/20; a tenth of the 80 is held: half of it for selection, half to calibrate intervals."""
+    return _all_parts(rows, 0.2, 0.1, seed)
 
 
 def _benchmark(rows: pd.DataFrame, seed: int) -> pd.Series:
     """60/20/20, the proportions of Paplham and Franc, CVPR 2024, arXiv 2307.04570; seeds 0 to 4: the five splits."""
     if seed not in range(5):
         raise ValueError(f"split_seed={seed}: the benchmark protocol has the five splits 0 to 4")
-    return _three_parts(rows, 0.2, 0.25, 1000 + seed)
+    return _all_parts(rows, 0.2, 0.25, 1000 + seed)
 
 
 def coral_list() -> pd.DataFrame:
@@ -67,18 +73,17 @@ def coral_list() -> pd.DataFrame:
 
 
 def _coral_published(rows: pd.DataFrame, seed: int) -> pd.Series:
-    """The published list as it is, its leaks included; a tenth of the training groups is held for validation."""
+    """The published list as it is, its leaks included; a tenth of the training groups is held, as in `_holdout`."""
     part = rows["name"].map(coral_list().set_index("name")["part"])
     if (missing := len(coral_list()) - part.notna().sum()) > 0:
         raise ValueError(f"{missing:,} of the {len(coral_list()):,} pictures of the published CORAL list are not in "
                          "this folder: the protocol needs the whole UTKFace; fetch it, or use protocol=holdout")
     ages = rows[part == "train"].groupby("group", sort=False)["age"].median()
-    train, validation = _divide(ages, 0.1, seed)
-    return part.where(part != "train", _parts(rows, {"train": train, "validation": validation}))
+    return part.where(part != "train", _parts(rows, _held(ages, 0.1, seed)))
 
 
 def _coral(rows: pd.DataFrame, seed: int) -> pd.Series:
-    """The published test; training and validation less what is identical or near-identical to a test picture."""
+    """The published test; the other parts less what is identical or near-identical to a test picture."""
     part = _coral_published(rows, seed)
     return part.mask((part != "test") & rows["group"].isin(rows.loc[part == "test", "group"]))
 
@@ -102,9 +107,10 @@ PROTOCOLS: dict[str, Callable[[pd.DataFrame, int], pd.Series]] = {
 
 
 def make_split(index: pd.DataFrame, protocol: str = "holdout", seed: int = 0) -> pd.DataFrame:
-    """Part of each usable picture: columns ``name`` and ``part`` (train, validation, test), sorted by name.
+    """Part of each usable picture: columns ``name`` and ``part``, sorted by name.
 
-    `protocol` is one of `PROTOCOLS`; pictures that it leaves out have no row, and "selection" has no test.
+    Parts are train, validation (it chooses the epoch), calibration (it chooses nothing: for intervals) and test.
+    `protocol` is one of `PROTOCOLS`; pictures that it leaves out have no row. "selection" has train and validation.
     Identical and near-identical pictures (same ``group``) are always in one part, except in "coral_published", whose
     published lists leak (see `leaks`). The result depends on names, ages, groups and `seed` only, not on the order of
     rows. ValueError for an unknown `protocol`, fewer than 3 groups, or pictures that a published list names and the

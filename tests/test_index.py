@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageFilter
 
 from agehelpers import index, paths
 from agehelpers.index import ETHNICITIES, GENDERS, OLDEST, VERDICTS, build_index, parse_name, read_index, write_index
@@ -221,6 +221,64 @@ def test_only_a_folder_that_is_missing_or_empty_raises(tmp_path):
         build_index(tmp_path / ".hidden")
 
 
+# Quality of the pictures
+
+
+def png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+DOT = [[0] * 5, [0] * 5, [0, 0, 100, 0, 0], [0] * 5, [0] * 5]
+
+
+@pytest.mark.parametrize(("levels", "brightness", "sharpness"), [
+    ([[100] * 8] * 8, 100.0, 0.0),
+    # Laplacian: -400 at the dot, 100 at its four neighbours, so a mean of 0: (400^2 + 4 * 100^2) / 25.
+    (DOT, 4.0, 8000.0),
+    # Beyond the edge lies what is before it: -360 at the dot, 180 at its neighbours; 259200 / 9 - (360 / 9)^2.
+    ([[0, 0, 0], [0, 90, 0], [0, 0, 0]], 10.0, 27200.0),
+    ([[0, 200] * 2, [200, 0] * 2] * 2, 100.0, 640000.0),  # 800 and -800: every neighbour is of the other colour
+    ([[0, 0, 1]], 0.3, 1.6),  # 0, 1, -2: 5/3 - (1/3)^2 = 14/9
+    ([[7]], 7.0, 0.0),
+])
+def test_brightness_and_sharpness_against_hand_derived_values(tmp_path, levels, brightness, sharpness):
+    (tmp_path / name(20)).write_bytes(png(Image.fromarray(np.array(levels, np.uint8))))
+    found = row(tmp_path, name(20))
+    assert (found["brightness"], found["sharpness"]) == (brightness, sharpness)
+
+
+@pytest.mark.parametrize(("colour", "brightness"), [((255, 0, 0), 76.0), ((0, 255, 0), 150.0), ((0, 0, 255), 29.0)])
+def test_brightness_is_luma(tmp_path, colour, brightness):  # 0.299 R + 0.587 G + 0.114 B, whole levels
+    (tmp_path / name(20)).write_bytes(png(Image.new("RGB", (4, 4), colour)))
+    assert row(tmp_path, name(20))["brightness"] == brightness
+
+
+def test_a_blurred_copy_is_as_bright_but_less_sharp(tmp_path):
+    image = picture(1, side=64)
+    for number, copy in enumerate([image, *(image.filter(ImageFilter.GaussianBlur(radius)) for radius in (1, 3))]):
+        (tmp_path / name(20, number=number)).write_bytes(png(copy))
+    table = build_index(tmp_path)
+    assert table["brightness"].max() - table["brightness"].min() < 2
+    assert table["sharpness"].is_monotonic_decreasing and table["sharpness"].is_unique
+
+
+def test_what_was_not_read_or_not_decoded_is_unknown(tmp_path):
+    for entry, (data, _) in faulty_files().items():
+        (tmp_path / entry).write_bytes(data)
+    (tmp_path / name(5)).mkdir()
+    with (tmp_path / name(6)).open("wb") as stream:
+        stream.truncate(200_000_000)
+    table = build_index(tmp_path).set_index("name")
+    read = [name(number) for number in (1, 2, 3, 4, 130)] + ["notes.txt"]
+    assert table.loc[read, "bytes"].tolist() == [(tmp_path / entry).stat().st_size for entry in read]
+    assert table.loc[[name(5), name(6)], "bytes"].isna().all()
+    measured = table["brightness"].notna()
+    assert set(table.index[measured]) == {name(130), "notes.txt"}  # decoded; rejected for their names
+    assert table["sharpness"].notna().equals(measured)
+
+
 # Repeated pictures
 
 
@@ -314,6 +372,10 @@ def test_a_table_that_is_no_index_is_named(tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"other\.csv is not an index .*agehelpers index"):
         read_index(tmp_path / "other.csv")
+    (tmp_path / name(20)).write_bytes(jpeg(picture(1)))
+    old = build_index(tmp_path).drop(columns=["bytes", "brightness", "sharpness"])
+    with pytest.raises(ValueError, match=r"old\.csv is not an index .*'brightness'.*make one with .*index"):
+        read_index(write_index(old, tmp_path / "old.csv"))
 
 
 # The real set
@@ -360,5 +422,6 @@ def test_the_real_set_gives_the_facts_and_the_committed_table():
     # Kaggle's copy has one picture more than the 23,707 that the table was made from.
     table = table[table["name"].isin(known["name"])].reset_index(drop=True)
     check_facts(table)
-    columns = [column for column in known if column != "group"]  # depends on the JPEG library to a pair or two
-    pd.testing.assert_frame_equal(table[columns], known[columns])
+    decoded = ["group", "brightness", "sharpness"]  # depend on the JPEG library: a pair or two, a last digit
+    pd.testing.assert_frame_equal(table.drop(columns=decoded), known.drop(columns=decoded))
+    pd.testing.assert_frame_equal(table[decoded[1:]], known[decoded[1:]], atol=0.2, rtol=0.02)

@@ -36,6 +36,14 @@ def line(ax, label):
     return next(line for line in ax.lines if line.get_label() == label)
 
 
+def edges(band):
+    """(x, lower, upper) at each x of what fill_between drew."""
+    found = {}
+    for x, y in band.get_paths()[0].vertices:
+        found.setdefault(float(x), []).append(float(y))
+    return [(x, min(ys), max(ys)) for x, ys in sorted(found.items())]
+
+
 def legend(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
@@ -118,10 +126,16 @@ def test_error_by_two_groups_colours_the_second():
 
 def test_cs_curves():
     curve = analysis.cs_curve(TEST)
-    ax = plots.cs_curves({"model": curve, "median baseline": curve.assign(share=0.1)})
+    ax = plots.cs_curves({"model": curve, "median baseline": curve.assign(share=0.1, low=0.05, high=0.2)})
     assert line(ax, "model").get_ydata().tolist() == curve["share"].tolist()
     assert set(line(ax, "median baseline").get_ydata()) == {0.1}
     assert ax.get_xlabel() == "allowed absolute error (years)"
+    first, second = ax.collections
+    assert edges(first) == [(row.years, row.low, row.high) for row in curve.itertuples()]
+    assert edges(second) == [(years, 0.05, 0.2) for years in curve["years"]]
+    for band, name in ((first, "model"), (second, "median baseline")):
+        assert tuple(band.get_facecolor()[0][:3]) == to_rgba(line(ax, name).get_color())[:3]
+        assert 0 < band.get_facecolor()[0][3] < 1
 
 
 def test_history_curve_passes_over_epochs_without_a_validation():
@@ -195,6 +209,99 @@ def test_given_axes_are_used_and_no_figure_is_made():
 
 INDEX = pd.DataFrame({"age": pd.array([1, 20, 25, 26, 26, 60], "Int64"), "gender": ["female"] * 2 + ["male"] * 4,
                       "ethnicity": ["Others", "White", "White", "White", "Others", None]})
+
+
+def test_saliency_grid_lays_signed_maps_over_grey_faces_on_one_scale(tmp_path):
+    face = np.full((20, 20, 3), (200, 10, 10), np.uint8)
+    Image.fromarray(face).save(tmp_path / "face.png")
+    maps = np.zeros((2, 5, 5), np.float32)
+    maps[0, 0, 0], maps[1, 4, 4] = 0.5, -2.0
+    figure = plots.saliency_grid([face, tmp_path / "face.png"], maps, ["a", "b"])
+    *panels, bar = figure.axes
+    assert [ax.get_title() for ax in panels] == ["a", "b", "", ""]
+    assert all((ax.images[0].get_array() == face).all() for ax in panels[:2])
+    for ax, values in zip(panels[2:], maps, strict=True):
+        grey, overlay = ax.images
+        assert grey.get_array().shape == (20, 20) and grey.get_extent() == overlay.get_extent()
+        assert (overlay.get_array() == values).all() and overlay.get_clim() == (-2, 2)
+        assert (np.asarray(overlay.get_alpha())[values == 0] == 0).all()
+    red, blue = (overlay.cmap(overlay.norm(value)) for value in (2.0, -2.0))
+    assert red[0] > red[2] and blue[2] > blue[0]
+    assert "older (+) or younger" in bar.get_ylabel() and "years" in bar.get_ylabel()
+    plots.saliency_grid([face], np.zeros((1, 5, 5)), ["nothing said"])
+    with pytest.raises(ValueError):
+        plots.saliency_grid([face], maps, ["a"])
+
+
+def test_forest_draws_dots_intervals_and_counts_by_row_and_colour():
+    table = pd.DataFrame({"group": ["a", "b", "a", "b"], "way": ["one", "one", "two", "two"], "n": [5, 1200, 5, 7],
+                          "value": [1.0, 2.0, 3.0, np.nan], "low": [0.5, 1.5, 2.0, np.nan],
+                          "high": [1.5, 2.5, 4.0, np.nan]})
+    ax = plots.forest(table, "group", "value", "low", "high", "way", [(2.2, "nominal")])
+    assert ticks(ax) == ["a  (n = 5 / 5)", "b  (n = 1,200 / 7)"] and legend(ax) == ["one", "two", "nominal"]
+    one, two = line(ax, "one"), line(ax, "two")
+    assert one.get_xdata().tolist() == [1, 2] and two.get_xdata()[0] == 3 and np.isnan(two.get_xdata()[1])
+    assert one.get_color() == plots.MAIN and two.get_color() == plots.SECOND
+    assert one.get_ydata()[0] < 0 < two.get_ydata()[0] < 0.5 and ax.get_ylim()[0] > ax.get_ylim()[1]  # first row on top
+    ends = [[segment[:, 0].tolist() for segment in bars.get_segments() if len(segment)] for bars in ax.collections]
+    assert ends == [[[0.5, 1.5], [1.5, 2.5]], [[2, 4]]]
+    assert set(line(ax, "nominal").get_xdata()) == {2.2}
+    plain = plots.forest(table[table["way"] == "one"].drop(columns="n"), "group", "value", "low", "high")
+    assert ticks(plain) == ["a", "b"] and plain.get_legend() is None
+    same = plots.forest(table.assign(n=[5, 9, 5, 9]), "group", "value", "low", "high", "way")
+    assert ticks(same) == ["a  (n = 5)", "b  (n = 9)"]
+    sexes = table.assign(way=["male", "male", "female", "female"])
+    gender = plots.forest(sexes, "group", "value", "low", "high", "way")
+    assert line(gender, "female").get_color() == plots.GENDER_COLOURS["female"]
+
+
+def test_digits_stand_side_by_side():
+    ax = plots.digits({"labels": pd.Series(np.arange(10) / 45), "predictions": pd.Series(0.1, range(10))})
+    bars = [bar for bar in ax.patches if isinstance(bar, Rectangle)]
+    assert [round(bar.get_height() * 45) for bar in bars[:10]] == list(range(10)) and len(bars) == 20
+    assert bars[3].get_x() + bars[3].get_width() == pytest.approx(bars[13].get_x()) == pytest.approx(3)
+    assert set(line(ax, "no heaps: a tenth each").get_ydata()) == {0.1}
+
+
+def test_intervals_mark_the_labels_outside():
+    table = pd.DataFrame({"name": list("abcd"), "age": [10, 20, 30, 41], "prediction": [12.0, 19.0, 45.0, 40.0],
+                          "lower_90": [10.0, 15.0, 40.0, 30.0], "upper_90": [14.0, 19.99, 50.0, 50.0]})
+    ax = plots.intervals(table)
+    assert line(ax, "label inside").get_ydata().tolist() == [10, 41]  # by prediction; an end belongs to its interval
+    assert line(ax, "label outside (2)").get_xydata().tolist() == [[1, 20], [3, 30]]
+    assert [segment[:, 1].tolist() for segment in ax.collections[0].get_segments()] == [
+        [10, 14], [15, 19.99], [30, 50], [40, 50]]
+    few = plots.intervals(table, count=2, seed=1)
+    assert len(few.collections[0].get_segments()) == 2 and few.get_xlabel().startswith("2 pictures")
+
+
+def test_risk_coverage_against_no_order_and_the_best():
+    curve = pd.DataFrame({"answered": [0.5, 1.0], "n": [1, 2], "limit": [2.0, 3.0], "mae": [2.0, 4.0],
+                          "low": [1.5, 3.25], "high": [2.25, 5.0], "best": [1.0, 4.0]})
+    ax = plots.risk_coverage(curve)
+    assert line(ax, "smallest spread first").get_xydata().tolist() == [[0.5, 2], [1, 4]]
+    assert line(ax, "smallest error first (not possible)").get_ydata().tolist() == [1, 4]
+    assert set(line(ax, "in any order that says nothing").get_ydata()) == {4}
+    assert edges(ax.collections[0]) == [(0.5, 1.5, 2.25), (1, 3.25, 5)]
+    one = plots.risk_coverage(curve.assign(low=[np.nan, 3.25], high=[np.nan, 5.0]))  # of one picture, no interval
+    assert line(one, "smallest spread first").get_ydata().tolist() == [2, 4]
+
+
+def test_precision_recall_against_guessing():
+    curve = pd.DataFrame({"cutoff": [20, 30], "precision": [0.5, 1.0], "recall": [1.0, 0.25]})
+    ax = plots.precision_recall({"under 18": curve}, {"under 18": 0.2})
+    assert line(ax, "under 18").get_xydata().tolist() == [[1, 0.5], [0.25, 1]]
+    assert set(line(ax, "under 18: guessing").get_ydata()) == {0.2}
+
+
+def test_accepted_by_age_beside_the_step_that_is_asked():
+    table = pd.DataFrame({"age": [16, 18, 20], "n": 30, "accepted": [0.4, 0.7, 0.9], "low": [0.3, 0.6, 0.8],
+                          "high": [0.5, 0.8, 1.0]})
+    ax = plots.accepted_by_age({"cutoff 18": table}, 18)
+    assert line(ax, "cutoff 18").get_xydata().tolist() == [[16, 0.4], [18, 0.7], [20, 0.9]]
+    assert line(ax, "what a limit of 18 asks").get_xydata().tolist() == [[0, 0], [18, 0], [18, 1], [20, 1]]
+    band = ax.collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == 0.3 and band[:, 1].max() == 1.0
 
 
 def test_age_histogram_counts_each_year_and_marks_multiples_of_five():

@@ -82,6 +82,16 @@ def test_a_record_with_other_settings_is_not_taken_for_the_planned_one(plan, mon
         "stands with other settings")
 
 
+def test_a_record_of_an_older_version_is_not_taken_for_the_planned_one(plan):
+    file = records.make(plan[1]) / "config.json"
+    facts = json.loads(file.read_text())
+    for fact in runs.FACTS:
+        file.write_text(json.dumps({key: value for key, value in facts.items() if key != fact}))
+        assert records.state(plan[1]) == "stands with other settings", fact
+    file.write_text(json.dumps(facts))
+    assert records.state(plan[1]) == "stands"
+
+
 def test_a_laptop_record_is_not_made_on_a_card(plan, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert "hide the card" in records.state(Planned("x", "train", "laptop", 1))
@@ -99,12 +109,17 @@ def test_packaged_weights_are_halves_with_a_record_of_their_own(plan, monkeypatc
     facts = json.loads((folder / "config.json").read_text())
     assert facts["weights"]["bytes"] == records.PACKAGED.stat().st_size and facts["weights"]["precision"] == "float16"
     full, half = runs.load_record("good").predictions, runs.load_record("packaged").predictions
-    assert facts["train_median"] == full.loc[full["part"] == "train", "age"].median()
+    assert state["intervals"] == facts["intervals"]
+    whole = runs.read_record(runs.run_folder(good.config())).predictions
+    assert facts["train_median"] == whole.loc[whole["part"] == "train", "age"].median()
     assert results.baseline_of(runs.load_record("packaged")) == results.baseline_of(runs.load_record("good"))
-    full = full[full["part"] != "train"].reset_index(drop=True)
+    full = full[full["part"].isin(["calibration", "test"])].reset_index(drop=True)
     assert full["name"].tolist() == half["name"].tolist()
     gap = (full["prediction"] - half["prediction"]).abs()
     assert 0 < gap.max() < 1  # other weights, nearly the same answers
+    error = (half["prediction"] - half["age"]).abs().groupby(half["part"]).mean()
+    assert {part: facts["mae"][part] for part in error.index} == pytest.approx(error.to_dict(), abs=5e-4)
+    assert facts["mae"]["train"] == runs.load_record("good").config["mae"]["train"]  # known from the run only
     before = records.PACKAGED.read_bytes()
     records.package(packaged.config(), records.PACKAGED)  # killed after the weights were written: it goes on
     assert records.PACKAGED.read_bytes() == before

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from agehelpers import grid, records, results
+from agehelpers import conformal, grid, records, results
 from agehelpers.config import PROFILES
 from agehelpers.split import make_split, split_hash
 
@@ -70,6 +70,26 @@ def test_the_readme_and_the_model_card_are_what_the_records_say():
     with pytest.raises(ValueError, match="markers"):
         results.with_block("no markers", "")
     assert records.PACKAGED.with_name("README.md").read_text() == results.model_card(RECORDS)
+
+
+def test_what_is_generated_beside_the_readme_is_up_to_date(monkeypatch):
+    monkeypatch.setenv("AGEHELPERS_RECORDS", str(RECORDS))
+    assert (ROOT / "docs" / "error_by_group.md").read_text() == results.group_page()
+    assert (ROOT / "data" / "suspected_labels.csv").read_text() == results.suspected_labels().to_csv(index=False)
+
+
+def test_every_quoted_coverage_is_that_of_the_predictions():
+    text = (ROOT / "README.md").read_text().partition("<!-- intervals: begin")[2].partition("<!-- intervals: end")[0]
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (\d+\.\d)% [^|]*\| (\d+\.\d)% [^|]*\| (\d+\.\d)% ", text, re.M)
+    assert {row[0] for row in rows} >= {"laptop_holdout", "laptop_packaged", "laptop_benchmark_0", "laptop_coral"}
+    for name, *quoted in rows:
+        test = pd.read_csv(RECORDS / name / "predictions.csv").query("part == 'test'")
+        for level, share in zip((80, 90, 95), quoted, strict=True):
+            inside = test["age"].between(test[f"lower_{level}"], test[f"upper_{level}"])
+            assert float(share) == pytest.approx(100 * inside.mean(), abs=0.0501), (name, level)
+            calibration = json.loads((RECORDS / name / "config.json").read_text())["intervals"]["calibration"]
+            low, high = conformal.expected_coverage(level / 100, calibration, len(test), 0.999)
+            assert low <= inside.mean() <= high, (name, level)  # a promise, kept within chance
 
 
 def test_every_quoted_mae_and_cs5_is_that_of_the_predictions():

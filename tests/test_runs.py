@@ -1,6 +1,7 @@
 """From a configuration to a record; a killed process; the command line."""
 
 import dataclasses
+import json
 import os
 import random
 import subprocess
@@ -11,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
-from agehelpers import loop, runs
+from agehelpers import conformal, loop, runs
 from agehelpers.__main__ import COMMANDS, main
 from agehelpers.checkpoints import load_checkpoint, load_model, save_checkpoint
 from agehelpers.config import load_config
+from agehelpers.records import PACKAGED
 
 QUICK = {"epochs": 2, "image_size": 24, "batch_size": 16}
 
@@ -28,8 +30,9 @@ def test_a_run_leaves_a_complete_record(config, tmp_path):
     record = runs.run(config, tmp_path / "run")
     assert list(record.history["epoch"]) == [1, 2]
     table = record.predictions
-    assert list(table) == ["part", "name", "age", "gender", "ethnicity", "prediction", "spread"]
-    assert table["part"].unique().tolist() == ["train", "validation", "test"] and table["name"].is_unique
+    ends = [f"{end}_{level}" for level in (80, 90, 95) for end in ("lower", "upper")]
+    assert list(table) == ["part", "name", "age", "gender", "ethnicity", "prediction", "spread", *ends]
+    assert table["part"].unique().tolist() == list(runs.PARTS) and table["name"].is_unique
     assert table.groupby("part").size().to_dict() == record.config["counts"]
     assert record.config["config"] == dataclasses.asdict(config) and len(record.config["split"]) == 12
     assert record.config["pictures_per_second"] > 0
@@ -37,6 +40,30 @@ def test_a_run_leaves_a_complete_record(config, tmp_path):
     validation = table[table["part"] == "validation"]
     mae = (validation["prediction"] - validation["age"]).abs().mean()
     assert mae == pytest.approx(record.history["val_mae"].min(), abs=2e-3)
+    errors = (table["prediction"] - table["age"]).abs().groupby(table["part"]).mean()
+    assert record.config["mae"] == pytest.approx(errors.to_dict(), abs=5e-4)
+    assert record.config["train_median"] == table.loc[table["part"] == "train", "age"].median()
+    seen = load_checkpoint(tmp_path / "run" / "best.safetensors")[1]
+    assert seen["intervals"] == record.config["intervals"]
+
+
+def test_intervals_are_those_of_the_calibration_pictures_alone(config, tmp_path):
+    table = runs.run(dataclasses.replace(config, epochs=1), tmp_path / "run").predictions
+    ends = [column for column in table if column.startswith(("lower_", "upper_"))]
+    assert table.loc[table["part"] != "test", ends].isna().all(axis=None)
+    calibration, test = (table[table["part"] == part] for part in ("calibration", "test"))
+    expected = conformal.with_intervals(test, calibration)
+    pd.testing.assert_frame_equal(test[ends], expected[ends])
+    # fewer than 19 calibration pictures promise nothing at 95 %: all ages
+    assert len(calibration) < 19 and set(test["lower_95"]) == {0.0} and set(test["upper_95"]) == {120.0}
+    spoilt = table.assign(age=table["age"].mask(table["part"].isin(["train", "validation"]), 0))
+    again, reaches = runs.add_intervals(spoilt.drop(columns=ends))
+    pd.testing.assert_frame_equal(again.loc[again["part"] == "test", ends], test[ends])
+    assert reaches["calibration"] == len(calibration) and "95" not in reaches
+    plain, reaches = runs.add_intervals(table.drop(columns=[*ends, "spread"]))  # a head without spread
+    assert not reaches["normalised"]
+    pd.testing.assert_frame_equal(plain.loc[plain["part"] == "test", ends],
+                                  conformal.with_intervals(test, calibration, False)[ends])
 
 
 def test_test_pictures_are_seen_at_the_size_at_which_the_epoch_was_chosen(config, tmp_path, monkeypatch):
@@ -88,7 +115,8 @@ def test_a_run_has_no_test_picture_at_hand_until_all_is_chosen(config, tmp_path,
     monkeypatch.setattr(runs, "prepare", watched)
     monkeypatch.setattr(runs, "train", lambda *arguments: order.append(("train", ())) or train(*arguments))
     runs.run(config, tmp_path / "run")
-    assert order == [("data", ("train", "validation")), ("train", ()), ("data", ("test", "train", "validation"))]
+    assert order == [("data", ("train", "validation")), ("train", ()),
+                     ("data", ("calibration", "test", "train", "validation"))]
 
 
 def test_nothing_that_is_chosen_depends_on_test_pictures_or_their_labels(config, tmp_path, monkeypatch):
@@ -109,8 +137,9 @@ def test_nothing_that_is_chosen_depends_on_test_pictures_or_their_labels(config,
     monkeypatch.setattr(runs, "index_and_split", relabelled)
     second = runs.run(config, tmp_path / "second")
     pd.testing.assert_frame_equal(first.history.drop(columns="seconds"), second.history.drop(columns="seconds"))
-    weights = [(tmp_path / name / "best.safetensors").read_bytes() for name in ("first", "second")]
-    assert weights[0] == weights[1]
+    weights = [load_checkpoint(tmp_path / name / "best.safetensors") for name in ("first", "second")]
+    assert all(torch.equal(weights[0][0][key], weights[1][0][key]) for key in weights[0][0])
+    assert weights[0][1] == weights[1][1]  # the intervals in it too
     differs = first.predictions["prediction"] != second.predictions["prediction"]
     assert set(first.predictions.loc[differs, "part"]) == {"test"}
     assert set(second.predictions.loc[second.predictions["part"] == "test", "age"]) == {99}
@@ -141,7 +170,9 @@ def test_records_are_kept_once(config, tmp_path):
     runs.run(config, tmp_path / "run")
     target = runs.save_record(tmp_path / "run", "mine")
     assert sorted(file.name for file in target.iterdir()) == ["config.json", "history.csv", "predictions.csv"]
-    assert runs.load_record("mine").predictions.equals(runs.read_record(tmp_path / "run").predictions)
+    whole, kept = runs.read_record(tmp_path / "run").predictions, runs.load_record("mine").predictions
+    assert set(whole["part"]) - set(kept["part"]) == {"train"}  # rows that nobody analyses, and the most
+    pd.testing.assert_frame_equal(kept, whole[whole["part"] != "train"].reset_index(drop=True))
     with pytest.raises(FileExistsError, match="never overwritten"):
         runs.save_record(tmp_path / "run", "mine")
     with pytest.raises(FileNotFoundError, match="no record 'other'; there are: mine"):
@@ -151,6 +182,21 @@ def test_records_are_kept_once(config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"history\.csv"):
         (target / "history.csv").unlink()
         runs.load_record("mine")
+
+
+@pytest.mark.parametrize("fact", runs.FACTS)
+def test_a_record_of_an_older_version_is_refused(fact, tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "history.csv").write_text("epoch\n1\n")
+    (folder / "predictions.csv").write_text("part,name,age,gender,ethnicity,prediction\ntest,a.jpg,1,male,,2\n")
+    facts = dict.fromkeys(runs.FACTS, 1)
+    (folder / "config.json").write_text(json.dumps(facts))
+    assert runs.read_record(folder).config == facts
+    (folder / "config.json").write_text(json.dumps({key: 1 for key in facts if key != fact}))
+    with pytest.raises(ValueError, match=rf"old was made by an older version: its config.json has no {fact}; remove "
+                                         "the folder and make it anew"):
+        runs.read_record(folder)
 
 
 def test_other_faces_are_another_run(config, faces, tmp_path, monkeypatch):
@@ -244,10 +290,16 @@ def test_commands_from_a_folder_to_a_prediction(faces, tmp_path, capsys):
     record = runs.load_record("mine").predictions
     row = record[record["part"] == "test"].iloc[0]
     assert main(["predict", str(faces / row["name"]), "--checkpoint", str(checkpoint)]) == 0
-    printed = capsys.readouterr().out.splitlines()[-1].split()
-    assert float(printed[-2]) == pytest.approx(row["prediction"], abs=0.06)  # what the record says of this picture
+    header, printed = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
+    columns = header[1:]
+    assert columns == list(record.columns[5:])  # prediction, spread, lower_80, upper_80, ...
+    found = dict(zip(columns, map(float, printed[1:]), strict=True))
+    assert found == pytest.approx(row[columns].to_dict(), abs=0.08)  # what the record says of this picture
     assert main(["predict", str(faces / row["name"])]) == 0  # with the weights that come with the package
-    assert 0 < float(capsys.readouterr().out.splitlines()[-1].split()[-2]) < 100
+    packaged = dict(zip(columns, map(float, capsys.readouterr().out.splitlines()[-1].split()[1:]), strict=True))
+    assert 0 <= packaged["lower_95"] <= packaged["lower_90"] <= packaged["prediction"] <= packaged["upper_90"] < 120
+    assert packaged["upper_80"] - packaged["prediction"] == pytest.approx(  # calibrated, not the spread itself
+        packaged["spread"] * load_checkpoint(PACKAGED)[1]["intervals"]["80"], abs=0.3)
 
 
 def test_a_full_card_is_explained_and_other_faults_are_not_hidden(monkeypatch, capsys):
