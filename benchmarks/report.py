@@ -170,7 +170,7 @@ def block(folder: Path = RECORDS) -> str:
     hardware = facts["hardware"]
     return "\n".join([
         f"Measured in {facts['minutes']:.0f} minutes on {hardware['processor']}, {hardware['cores']} cores, "
-        f"{facts['precision']['cpu']}, {facts['repeats']} repeats in turn, medians; training steps and the long "
+        f"{facts['precision']['cpu']}, {facts['repeats']} repeats in turn, medians; index, training steps and long "
         "parts each in a run of their own. On a CUDA card: "
         + ("in the record." if "cuda" in facts["devices"] else "**not measured**."), "",
         *main_table(cpu), "", *sentences(cpu, folder), "",
