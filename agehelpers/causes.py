@@ -1,4 +1,4 @@
-"""Why: the pull to the mean and its correction, heaped labels, picture quality, and labels that are probably wrong."""
+"""Why: the pull to the mean and its correction, heaped labels, picture quality, and labels to look at."""
 
 from __future__ import annotations
 

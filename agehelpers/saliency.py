@@ -24,13 +24,11 @@ from agehelpers.pixels import decode
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
-def grad_cam(checkpoint: Path, pictures: Sequence[Path]) -> np.ndarray:
-    """`saliency_maps` of face crops under a checkpoint, float32 [N, H, W]; ValueError names an unreadable picture."""
-    return saliency_maps(*load_faces(checkpoint, pictures))
-
-
 def load_faces(checkpoint: Path, pictures: Sequence[Path]) -> tuple[AgeEstimationModel, Tensor]:
-    """The model and the face crops as it sees them, float32 [N, 3, H, W] in ImageNet's normalisation, on one device."""
+    """The model and the face crops as it sees them, float32 [N, 3, H, W] in ImageNet's normalisation, on one device.
+
+    ValueError names a picture that cannot be read.
+    """
     model = load_model(checkpoint)
     pixels = np.stack([decode(picture, model.config.pixels_size) for picture in pictures])
     images = augment_cpu(pixels, draw_augmentation(len(pixels), model.config, None), model.config.image_size)

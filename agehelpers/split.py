@@ -138,7 +138,7 @@ def split_hash(split: pd.DataFrame) -> str:
 
 
 def leaks(index: pd.DataFrame, split: pd.DataFrame) -> int:
-    """Number of validation and test pictures that have an identical or near-identical one in training."""
+    """Number of pictures of other parts that have an identical or near-identical one in training."""
     rows = split.merge(index[["name", "group"]], on="name", validate="one_to_one")
     train = rows["part"] == "train"
     return int(rows.loc[~train, "group"].isin(rows.loc[train, "group"]).sum())

@@ -132,13 +132,13 @@ def test_from_a_checkpoint_and_picture_files(faces, tmp_path):
     save_checkpoint(file, {f"model.{key}": value for key, value in model.state_dict().items()},
                     {"config": asdict(model.config)})
     pictures = [path for path in sorted(faces.glob("[1-9]*_2017*.jpg")) if path.stat().st_size > 2000][:3]
-    maps = saliency.grad_cam(file, pictures)
-    assert maps.shape == (3, 40, 40) and maps.dtype == np.float32
     loaded, images = saliency.load_faces(file, pictures)
     assert images.shape == (3, 3, 40, 40) and not loaded.training
-    np.testing.assert_array_equal(saliency.saliency_maps(loaded, images), maps)
+    maps = saliency.saliency_maps(loaded, images)
+    assert maps.shape == (3, 40, 40) and maps.dtype == np.float32
+    np.testing.assert_array_equal(saliency.saliency_maps(model, images), maps)  # the weights of the checkpoint
     with pytest.raises(ValueError, match=r"missing\.jpg: no such picture"):
-        saliency.grad_cam(file, [*pictures, tmp_path / "missing.jpg"])
+        saliency.load_faces(file, [*pictures, tmp_path / "missing.jpg"])
 
 
 @pytest.mark.parametrize("gone", ["captum", "captum.attr"])
