@@ -15,13 +15,17 @@ notebooks: .env-stamp
 test: .env-stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet
-	AGEHELPERS_RUNS=$$(mktemp -d) AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/pytest --quiet -W default --nbval --nbval-current-env \
-		--nbval-sanitize-with tests/nbval.cfg notebooks
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/coverage run -m pytest --quiet -n 2
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover
+	OMP_NUM_THREADS=1 AGEHELPERS_RUNS=$$(mktemp -d) AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 \
+		$(BIN)/pytest --quiet -W default -o addopts= -n 2 --dist loadfile \
+		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
 
 # Every committed record that is missing and can be made here (hours on a CPU; resumable), then README and figures.
 records: .env-stamp
-	$(BIN)/python -m agehelpers records; made=$$?; $(BIN)/python -m agehelpers results && exit $$made
+	$(BIN)/python -m tools.plan; made=$$?; $(BIN)/python -m tools.readme && exit $$made
 
 # The usual way to feed a network and ours, side by side (about a quarter of an hour; leave the machine alone meanwhile).
 benchmark: .env-stamp
@@ -37,13 +41,13 @@ outputs: .env-stamp
 		notebooks/*.ipynb
 
 lock: .env-stamp
-	$(BIN)/pip freeze --exclude-editable > requirements.lock
+	$(BIN)/pip freeze --all --exclude pip --exclude-editable > requirements.lock
 
 .env-stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
 		f"Python 3.11 or later is needed, {v.major}.{v.minor} was found: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,download,test]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,download,timm,test]'
 	touch $@
 
 clean:

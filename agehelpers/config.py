@@ -1,105 +1,130 @@
-"""One typed, frozen configuration, and the named profiles that are presets of it."""
+"""One typed, frozen configuration, and the named profiles that are presets of it.
 
-from __future__ import annotations
+Types, ranges and messages are pydantic's: its dataclasses stay plain dataclasses (`dataclasses.replace`, `asdict`),
+turn text from a command line into the type of a field, and refuse what does not fit. (tyro and jsonargparse begin at
+the command line, but a setting also comes from a notebook, a record or a checkpoint; cattrs leaves the ranges to us.)
+"""
 
 import dataclasses
 import difflib
 import os
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from agehelpers import paths
 
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-@dataclass(frozen=True)
-class Config:
-    """Every setting of a run. A record holds all of them; a checkpoint carries them.
 
-    Sizes are pixels, ages years, angles degrees, shifts and scales fractions of the picture's side.
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DataSettings:
+    """Which pictures, in which parts, at which size (sides in pixels)."""
+
+    faces: str | None = Field(
+        default=None, description="folder of pictures; none: UTKFace where it is found, else drawn faces")
+    protocol: str = Field(
+        default="holdout", description="split protocol: holdout, benchmark, coral, coral_published, selection")
+    split_seed: int = Field(default=0, ge=0, description="with protocol=benchmark: which of the five splits")
+    limit: int = Field(default=0, ge=0, description="use this many pictures, spread evenly over the parts (0: all)")
+    image_size: int = Field(default=64, gt=0, description="side of what the network sees")
+    grow_from: int | None = Field(
+        default=None, ge=8, multiple_of=8, description="side in the first epoch, growing in three quarters of them")
+    conflicts: Literal["keep", "median", "drop"] = Field(
+        default="keep", description="training pictures whose copies carry other ages: keep, set to the median, drop")
+    cache_size: int | None = Field(
+        default=None, gt=0, description="side of the decoded pixels; none: 1.25 * image_size, at most 200")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AugmentationSettings:
+    """How much a training picture is changed, each by its own random parameters."""
+
+    flip: bool = Field(default=True, description="mirror every other picture")
+    rotation: float = Field(default=15.0, ge=0, le=180, description="degrees, uniform in [-rotation, rotation]")
+    scale: float = Field(default=0.15, ge=0, description="zoom, uniform in log between 1 / (1 + scale) and 1 + scale")
+    shift: float = Field(
+        default=0.08, ge=0, le=1, description="fraction of the side, uniform in [-shift, shift] along each axis")
+    brightness: float = Field(
+        default=0.2, ge=0, le=1, description="added, uniform in [-brightness, brightness] of the full range")
+    contrast: float = Field(
+        default=0.2, ge=0, le=1, description="factor about mid-grey, uniform in [1 - contrast, 1 + contrast]")
+    erase: float = Field(default=0.0, ge=0, le=1, description="probability of one erased rectangle")
+    augment_from: float = Field(
+        default=1.0, ge=0, le=1, description="share of these strengths in the first epoch, growing as the pictures do")
+    mixup: float = Field(
+        default=0.0, ge=0, description="parameter of the Beta distribution by which two pictures are mixed; 0: none")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MethodSettings:
+    """Network and head. A head takes the options that its constructor names; those of a new head are fields here."""
+
+    method: str | None = Field(default=None, description="row of METHODS it comes from; by --method, not by --set")
+    backbone: str = Field(
+        default="resnet18", description="our own, one of torchvision's classification networks, or timm/NAME")
+    weights: str | None = Field(
+        default=None, description="name of pretrained weights such as IMAGENET1K_V1; none: from scratch")
+    head: str = Field(default="distribution", description="a head of agehelpers.methods.heads.HEADS")
+    sigma: float = Field(default=2.0, gt=0, description="width of soft labels, years")
+    l1_weight: float = Field(default=0.1, ge=0, description="weight of |expected age - age| beside the cross-entropy")
+    decode: Literal["median", "mean"] = Field(
+        default="median", description="age of a distribution: its median or its mean")
+    start_at_median: bool = Field(default=True, description="the untrained model predicts the training median")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LoopSettings:
+    """How it is trained and evaluated."""
+
+    epochs: int = Field(default=10, gt=0, description="passes over the training pictures")
+    batch_size: int = Field(default=64, gt=0, description="pictures a step")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="optimiser")
+    lr: float = Field(default=0.15, gt=0, description="learning rate; the peak of one_cycle")
+    momentum: float = Field(default=0.9, ge=0, description="of SGD")
+    nesterov: bool = Field(default=True, description="Nesterov's form of the momentum")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty (SGD) or decoupled decay (AdamW)")
+    schedule: Literal["one_cycle", "constant"] = Field(default="one_cycle", description="course of the learning rate")
+    warmup: float = Field(default=0.3, gt=0, lt=1, description="share of one_cycle's steps in which the rate rises")
+    ema: float = Field(
+        default=0.995, ge=0, le=1, description="decay a step of the moving average of the weights (EMA); 0: none")
+    flip_average: bool = Field(default=True, description="evaluate the mean of a picture and its mirror image")
+    seed: int = Field(default=0, ge=0, description="of weights, order and augmentation")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where to compute")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="auto: bf16 where the hardware has it, else fp16 on CUDA and fp32 on CPU")
+    evaluate_every: int = Field(
+        default=1, gt=0, description="epochs between validations; the last epoch always has one")
+    checkpoint_steps: int = Field(default=200, gt=0, description="steps between checkpoints within an epoch")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Config(LoopSettings, MethodSettings, AugmentationSettings, DataSettings):
+    """Every setting of a run, flat: a record holds all of them, a checkpoint carries them.
+
+    Examples
+    --------
+    >>> Config(profile="mine", lr=0.01).at(0).image_size
+    64
     """
 
     profile: str
-    # data
-    faces: str | None = None  # folder of pictures; None: UTKFace where it lies in data/, else drawn faces
-    protocol: str = "holdout"
-    split_seed: int = 0  # with protocol=benchmark: which of the five splits
-    limit: int = 0  # use this many pictures, spread evenly over the split (0: all of them)
-    image_size: int = 64  # side of what the network sees
-    grow_from: int | None = None  # side in the first epoch, growing to image_size over three quarters of the epochs
-    conflicts: str = "keep"  # training pictures that repeat with other ages: "keep", "median" (of the ages), "drop"
-    cache_size: int | None = None  # side of the decoded pixels; None: 1.25 * image_size, at most 200
-    # augmentation, drawn for each picture on its own
-    flip: bool = True
-    rotation: float = 15.0  # uniform in [-rotation, rotation]
-    scale: float = 0.15  # zoom uniform in log, between 1 / (1 + scale) and 1 + scale
-    shift: float = 0.08  # uniform in [-shift, shift] along each axis
-    brightness: float = 0.2  # added, uniform in [-brightness, brightness] of the full range
-    contrast: float = 0.2  # factor about the picture's mid-grey, uniform in [1 - contrast, 1 + contrast]
-    erase: float = 0.0  # probability of one erased rectangle
-    augment_from: float = 1.0  # share of the strengths above in the first epoch, growing as the pictures do
-    mixup: float = 0.0  # parameter of the Beta distribution by which two pictures and their losses are mixed; 0: none
-    # model
-    backbone: str = "resnet18"
-    weights: str | None = None  # a torchvision weights name such as IMAGENET1K_V2, or None: from scratch
-    head: str = "distribution"  # "regression" or "distribution"
-    sigma: float = 2.0  # width of the soft labels, years
-    l1_weight: float = 0.1  # weight of |expected age - age| beside the distribution's cross-entropy
-    decode: str = "median"  # of the distribution: "median" or "mean"
-    start_at_median: bool = True  # the untrained model answers the training median
-    # loop
-    epochs: int = 10
-    batch_size: int = 64
-    optimizer: str = "sgd"  # "sgd" or "adamw"
-    lr: float = 0.15
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    schedule: str = "one_cycle"  # "one_cycle" (lr is the peak) or "constant"
-    warmup: float = 0.3  # share of the steps of one_cycle in which the rate rises
-    ema: float = 0.995  # decay of the running mean of the weights, per step; 0: none
-    flip_average: bool = True  # at evaluation, average over the picture and its mirror image
-    seed: int = 0
-    device: str = "auto"  # "auto", "cpu" or "cuda"
-    precision: str = "auto"  # "auto" (bf16 where the hardware has it, else fp16 on CUDA, fp32 on CPU), or one of these
-    evaluate_every: int = 1  # evaluate validation after every so many epochs, and always after the last
-    checkpoint_steps: int = 200  # write the last checkpoint after this many steps, and after each epoch
 
-    def __post_init__(self) -> None:
-        choices = {"head": ("regression", "distribution"), "decode": ("median", "mean"),
-                   "optimizer": ("sgd", "adamw"), "schedule": ("one_cycle", "constant"),
-                   "device": ("auto", "cpu", "cuda"), "conflicts": ("keep", "median", "drop"),
-                   "precision": ("auto", "fp32", "bf16", "fp16")}
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise ValueError(f"{key}={getattr(self, key)!r}: choose one of {', '.join(allowed)}")
-        for key in ("image_size", "epochs", "batch_size", "checkpoint_steps", "evaluate_every", "lr", "sigma",
-                    "warmup"):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"{key}={getattr(self, key)!r}: must be greater than 0")
-        for key in ("limit", "rotation", "scale", "shift", "brightness", "contrast", "erase", "ema",
-                    "momentum", "weight_decay", "l1_weight", "mixup", "augment_from"):
-            if not getattr(self, key) >= 0:
-                raise ValueError(f"{key}={getattr(self, key)!r}: must not be negative")
-        for key in ("erase", "ema", "warmup", "augment_from"):
-            if not getattr(self, key) <= 1:
-                raise ValueError(f"{key}={getattr(self, key)!r}: must be between 0 and 1")
-        if self.cache_size is not None and self.cache_size < 1:
-            raise ValueError(f"cache_size={self.cache_size!r}: must be greater than 0, or none")
-        if self.grow_from is not None and (self.grow_from % 8 or self.grow_from < 8):
-            raise ValueError(f"grow_from={self.grow_from!r}: must be a multiple of 8, or none")
+    @model_validator(mode="after")
+    def _momentum_for_nesterov(self) -> Self:
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum greater than 0; use nesterov=false")
+        return self
 
     @property
     def pixels_size(self) -> int:
         """Side of the cached pixels: a margin over what the network sees, but no more than UTKFace's own 200."""
         return self.cache_size or min(200, round(1.25 * self.image_size))
 
-    def at(self, epoch: int) -> Config:
+    def at(self, epoch: int) -> Self:
         """Settings of `epoch` (from 0) with the image_size and the strength of augmentation that it has.
 
         Both grow over the first three quarters of the epochs, sizes by multiples of 8: small pictures teach what is
@@ -113,16 +138,6 @@ class Config:
         weaker = {key: strength * getattr(self, key) for key in
                   ("rotation", "scale", "shift", "brightness", "contrast", "erase")}
         return dataclasses.replace(self, image_size=size, cache_size=self.pixels_size, **weaker)
-
-    def faces_folder(self) -> Path:
-        """Folder of the pictures; the drawn faces are made on first use."""
-        if self.faces is not None:
-            return Path(self.faces)
-        if self.profile != "ci" and (found := utkface_folder()) is not None:
-            return found
-        from agehelpers.draw import sample_faces
-
-        return sample_faces()
 
 
 PROFILES: dict[str, Config] = {
@@ -149,30 +164,27 @@ PROFILES: dict[str, Config] = {
     ),
 }
 
-_TYPES: dict[str, Any] = typing.get_type_hints(Config)
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that differ from their defaults; all that digests and comparisons of settings look at.
+
+    So a setting that is added later, with a default by which nothing changes, makes no old run another one. Nor does
+    the name of a method: what it changes is in the other settings.
+
+    Examples
+    --------
+    >>> settings_of(Config(profile="mine", lr=0.01, epochs=10))
+    {'lr': 0.01, 'profile': 'mine'}
+    """
+    fields = type(config).__pydantic_fields__  # type: ignore[attr-defined]
+    return {key: value for key, value in dataclasses.asdict(config).items()
+            if value != fields[key].default and key != "method"}
 
 
-def _typed(key: str, value: Any) -> Any:
-    """`value` (often text from the command line) as the type of the setting `key`; ValueError otherwise."""
-    if key not in _TYPES:
-        near = difflib.get_close_matches(key, _TYPES, n=1)
-        raise ValueError(f"unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-                         + f" Known: {', '.join(_TYPES)}")
-    wanted = _TYPES[key]
-    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    if type(None) in kinds and (value is None or (isinstance(value, str) and value.lower() == "none")):
-        return None
-    kind = kinds[0]
-    if isinstance(value, str) and kind is not str:
-        try:
-            value = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-        except (ValueError, KeyError):
-            raise ValueError(f"{key}={value!r}: expected {kind.__name__}") from None
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{key}={value!r}: expected {kind.__name__}, got {type(value).__name__}")
-    return value
+def differing_settings(config: Config, other: Config) -> list[str]:
+    """Names of the settings in which the two differ, sorted."""
+    some, others = settings_of(config).items(), settings_of(other).items()
+    return sorted({key for key, _ in some ^ others})
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:
@@ -186,8 +198,12 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def load_config(profile: str, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The preset `profile` with `overrides`; unknown keys and wrong types are a ValueError.
+def load_config(profile: str, overrides: Mapping[str, Any] | None = None,
+                row: Mapping[str, Any] | None = None) -> Config:
+    """The preset `profile`, changed by the `row` of a method (`methods.table.method_settings`), then by `overrides`.
+
+    Text is turned into the type of its setting ("none" is None); unknown keys, wrong types and values out of range are
+    a ValueError that names the setting.
 
     Examples
     --------
@@ -196,10 +212,31 @@ def load_config(profile: str, overrides: Mapping[str, Any] | None = None) -> Con
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    typed = {key: _typed(key, value) for key, value in (overrides or {}).items()}
-    if "profile" in typed:
-        raise ValueError("profile is chosen by name, it cannot be overridden")
-    return dataclasses.replace(PROFILES[profile], **typed)
+    for key, instead in (("profile", "it is chosen by name"), ("method", "use --method, or method_settings(NAME)")):
+        if (overrides or {}).get(key) is not None:
+            raise ValueError(f"{key} cannot be overridden: {instead}")
+    return _checked(dataclasses.asdict(PROFILES[profile]), {**(row or {}), **(overrides or {})})
+
+
+def _checked(base: dict[str, Any], changes: Mapping[str, Any]) -> Config:
+    """A Config of `base` with `changes`; ValueError for unknown keys and what does not fit."""
+    known = {field.name: field.type for field in dataclasses.fields(Config)}
+    for key, value in changes.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            suggestion = f"; did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"unknown setting {key!r}{suggestion} Known: {', '.join(known)}")
+        if isinstance(value, bool) and known[key] is not bool:
+            raise ValueError(f"{key}={value!r}: a truth value, where none is expected")
+    given = {key: None if isinstance(value, str) and value.lower() == "none" else value
+             for key, value in changes.items()}
+    try:
+        return Config(**{**base, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        where = f"{first['loc'][0]}={first['input']!r}: " if first["loc"] else ""
+        raise ValueError(f"{where}{reason}") from None
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -207,8 +244,10 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
     A setting that came after it was written has the value by which nothing changes, `Config`'s own default.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(Config) if field.name != "profile"}
-    return load_config(values["profile"], defaults | {k: value for k, value in values.items() if k != "profile"})
+    if "profile" not in values:
+        raise ValueError("settings without a profile: not those of a record or checkpoint")
+    base = dataclasses.asdict(Config(profile=values["profile"]))
+    return _checked(base, {key: value for key, value in values.items() if key != "profile"})
 
 
 def utkface_folder() -> Path | None:
@@ -222,27 +261,31 @@ def utkface_folder() -> Path | None:
     return folder if folder.is_dir() and any(folder.iterdir()) else None
 
 
-def choose_profile(profile: str | None = None, **overrides: Any) -> tuple[Config, str]:
+def choose_profile(profile: str | None = None, row: Mapping[str, Any] | None = None,
+                   **overrides: Any) -> tuple[Config, str]:
     """The configuration that holds here, and a sentence that says why.
 
     An explicit `profile` wins, then the environment variable ``AGEHELPERS_PROFILE``, then what is found: no UTKFace
-    means ``ci``, UTKFace with a CUDA card ``gpu``, without one ``laptop``. `overrides` win over settings in
-    ``AGEHELPERS_SET`` ("KEY=VALUE KEY=VALUE"), and both over the profile's own.
+    means ``ci``, UTKFace (or `faces`) with a CUDA GPU ``gpu``, without one ``laptop``. `overrides` win over settings in
+    ``AGEHELPERS_SET`` ("KEY=VALUE KEY=VALUE"), and both over those of a method's `row` and the profile.
     """
     named = os.environ.get("AGEHELPERS_PROFILE")
+    settings = {**parse_settings(os.environ.get("AGEHELPERS_SET", "").split()), **overrides}
     if profile is not None:
         why = "asked for"
     elif named:
         profile, why = named, "AGEHELPERS_PROFILE says so"
-    elif utkface_folder() is None:
+    elif not settings.get("faces") and utkface_folder() is None:
         profile, why = "ci", "no UTKFace was found, so faces are drawn"
     else:
         import torch
 
-        profile, why = ("gpu", "UTKFace and a CUDA card were found") if torch.cuda.is_available() else (
-            "laptop", "UTKFace was found, a CUDA card was not")
-    settings = {**parse_settings(os.environ.get("AGEHELPERS_SET", "").split()), **overrides}
-    changed = f", with {', '.join(f'{k}={v}' for k, v in settings.items())}" if settings else ""
-    config = load_config(profile, settings)
+        gpu = torch.cuda.is_available()
+        found = "a folder of faces was named" if settings.get("faces") else "UTKFace was found"
+        profile, why = "gpu" if gpu else "laptop", f"{found}, a CUDA GPU was {'found too' if gpu else 'not'}"
+    shown = ({"method": row["method"]} if row and "method" in row else {}) | settings
+    changed = f", with {', '.join(f'{key}={value}' for key, value in shown.items())}" if shown else ""
+    config = load_config(profile, settings, row)
     drawn = profile != "ci" and config.faces is None and utkface_folder() is None
-    return config, f"Profile {profile!r}: {why}{changed}." + (" No UTKFace was found: its faces are drawn." * drawn)
+    note = " No UTKFace was found: its faces are drawn." if drawn else ""
+    return config, f"Profile {profile!r}: {why}{changed}.{note}"

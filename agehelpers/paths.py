@@ -1,6 +1,8 @@
-"""Where things are: folders of the repository, atomic writing, versions of what is installed."""
+"""Where things are: folders, atomic writing, versions of what is installed.
 
-from __future__ import annotations
+In a checkout everything lies inside it. Installed from a wheel, runs lie where the user works, data and cache where the
+system keeps them for its users (platformdirs). Environment variables override each folder.
+"""
 
 import json
 import os
@@ -10,33 +12,53 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(os.environ.get("AGEHELPERS_HOME") or Path(__file__).resolve().parent.parent)
+import platformdirs
+
+
+def checkout() -> Path | None:
+    """The repository: ``AGEHELPERS_HOME`` if set, else where this file lies, if that is a checkout; else None."""
+    named = os.environ.get("AGEHELPERS_HOME")
+    if named:
+        return Path(named)
+    folder = Path(__file__).resolve().parent.parent
+    return folder if (folder / "pyproject.toml").is_file() else None
+
+
+def _folder(variable: str, inside: str, otherwise: Path) -> Path:
+    """The folder that an environment variable names, else `inside` the checkout, else `otherwise`."""
+    if named := os.environ.get(variable):
+        return Path(named)
+    root = checkout()
+    return otherwise if root is None else root / inside
 
 
 def data_folder() -> Path:
-    """Folder of the label table, the records and (ignored by git) the pictures."""
-    return ROOT / "data"
+    """Folder of the label table, the split lists and (ignored by git) the pictures; ``AGEHELPERS_DATA``."""
+    return _folder("AGEHELPERS_DATA", "data", platformdirs.user_data_path("agehelpers"))
 
 
 def records_folder() -> Path:
-    """Folder of committed records; ``AGEHELPERS_RECORDS`` overrides it."""
-    return Path(os.environ.get("AGEHELPERS_RECORDS") or data_folder() / "records")
+    """Folder of kept records; ``AGEHELPERS_RECORDS``."""
+    return _folder("AGEHELPERS_RECORDS", "data/records", Path.cwd() / "records")
 
 
 def runs_folder() -> Path:
-    """Folder of runs in progress and their checkpoints, ignored by git; ``AGEHELPERS_RUNS`` overrides it."""
-    return Path(os.environ.get("AGEHELPERS_RUNS") or ROOT / "runs")
+    """Folder of runs in progress and their checkpoints, ignored by git; ``AGEHELPERS_RUNS``."""
+    return _folder("AGEHELPERS_RUNS", "runs", Path.cwd() / "runs")
 
 
 def cache_folder() -> Path:
-    """Folder of decoded pixels, safe to delete; ``AGEHELPERS_CACHE`` overrides it."""
-    return Path(os.environ.get("AGEHELPERS_CACHE") or data_folder() / "cache")
+    """Folder of decoded pixels, safe to delete; ``AGEHELPERS_CACHE``."""
+    return _folder("AGEHELPERS_CACHE", "data/cache", platformdirs.user_cache_path("agehelpers"))
 
 
 def relative(path: Path) -> str:
-    """`path` as seen from the repository where it lies inside it, for messages and notebooks."""
+    """`path` as seen from the checkout or the working folder where it lies inside it, for messages and notebooks."""
     path = Path(path).resolve()
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    for root in (checkout(), Path.cwd()):
+        if root is not None and path.is_relative_to(root.resolve()):
+            return path.relative_to(root.resolve()).as_posix()
+    return path.name
 
 
 def temporary_beside(path: Path) -> Path:
@@ -67,7 +89,8 @@ def write_json(path: Path, value: Any) -> Path:
     return write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
-PACKAGES = ("torch", "torchvision", "torchmetrics", "numpy", "pandas", "pillow", "scikit-learn", "safetensors")
+PACKAGES = ("agehelpers", "torch", "torchvision", "torchmetrics", "numpy", "pandas", "pillow",
+            "opencv-python-headless", "scikit-learn", "safetensors")
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""From a folder of faces to batches: decoder, label table, split lists, pixel cache, datasets, drawn faces."""

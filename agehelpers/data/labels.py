@@ -1,0 +1,156 @@
+"""From a folder of faces to the label table: one row per entry, what its name says, and what is wrong with it."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from agehelpers import paths
+from agehelpers.data import decoder
+from agehelpers.data.duplicates import cluster_numbers
+from agehelpers.data.names import VERDICTS, Label, parse_name
+
+VERSION = 1  # of the table's content; raised when a folder comes out differently, so that no older cache is read
+THUMBNAIL = 16  # pixels; side of the grey picture by which near-identical ones are found
+
+_TYPES = {"name": "str", "age": "Int64", "gender": "str", "ethnicity": "str", "timestamp": "str", "sha256": "str",
+          "cluster": "Int64", "copies": "Int64", "conflict": "bool", "bytes": "Int64", "brightness": "Float64",
+          "sharpness": "Float64", "verdict": "str", "reason": "str"}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """One entry of the folder: read once, decoded and measured; by column, and ``thumbnail``, uint8 [256] of grey."""
+    import cv2
+
+    # A name that cannot be printed (and so not written to a CSV either) is shown escaped.
+    name = path.name if path.name.isprintable() else path.name.encode("unicode_escape").decode()
+    row: dict[str, Any] = {"name": name}
+    try:
+        data = decoder.read_file(path)
+        row |= {"sha256": hashlib.sha256(data).hexdigest()[:16], "bytes": len(data)}
+        picture = decoder.open_picture(data)
+        grey = picture.convert("L")
+        levels = np.asarray(grey)
+        laplacian = cv2.Laplacian(levels, cv2.CV_16S, ksize=1)  # whole numbers: exact, and faster than CV_64F
+        row |= {"thumbnail": np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel(),
+                "brightness": round(cv2.mean(levels)[0], 1),
+                "sharpness": round(cv2.meanStdDev(laplacian)[1].item() ** 2, 1)}
+        decoder.check_square(picture, name)
+    except decoder.PictureError as error:
+        return row | Label("rejected", error.reason)._asdict()
+    return row | parse_name(path.name)._asdict()
+
+
+def build_labels(folder: Path) -> pd.DataFrame:
+    """Label table of `folder`: one row per entry, hidden ones excepted, sorted by name. Nothing in it stops it.
+
+    Columns: ``name``; ``age`` (years), ``gender``, ``ethnicity``, ``timestamp`` as the name says; ``sha256``, first 16
+    digits of the content's; ``cluster``, one number for copies of one photo (see `duplicates.cluster_numbers`);
+    ``copies``, files with this content; ``conflict``, copies disagree in a label; ``bytes``, size of the file;
+    ``brightness``, mean grey level, 0 to 255 (luma of ITU-R BT.601); ``sharpness``, variance of the Laplacian of the
+    grey levels (Pech-Pacheco et al., ICPR 2000), comparable between pictures of one size only, since it is measured at
+    the picture's own; ``verdict`` and ``reason``. What could not be read or decoded is NA.
+    FileNotFoundError, NotADirectoryError, ValueError: there is no such folder, it is a file, or it holds nothing.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: no such folder; `python -m agehelpers download` fetches UTKFace")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; name the folder that holds the faces")
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    if not names:
+        raise ValueError(f"{folder} is empty; name the folder that holds the faces themselves")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(_read, (folder / name for name in names)))
+    table = pd.DataFrame(rows).reindex(columns=[*_TYPES, "thumbnail"])
+    good = table["verdict"] != "rejected"
+    same = table[good].groupby("sha256")
+    table["copies"] = same["name"].transform("size")
+    differs = same[["age", "gender", "ethnicity"]].transform("nunique").gt(1).any(axis=1)
+    table["conflict"] = differs.reindex(table.index, fill_value=False)
+    thumbnails = np.array(table.loc[good, "thumbnail"].tolist(), np.uint8).reshape(-1, THUMBNAIL**2)
+    table.loc[good, "cluster"] = cluster_numbers(table.loc[good, "sha256"], thumbnails)
+    return table[list(_TYPES)].astype(_TYPES)
+
+
+def cached_labels(folder: Path) -> pd.DataFrame:
+    """The label table of `folder`, kept in the cache until a name, a size or a time of change in the folder differs."""
+    if not folder.is_dir():
+        return build_labels(folder)  # says what is wrong
+    entries = sorted((entry.name, entry.lstat().st_size, entry.lstat().st_mtime_ns) for entry in folder.iterdir())
+    key = hashlib.sha256(repr((VERSION, decoder.VERSION, entries)).encode()).hexdigest()[:16]
+    file = paths.cache_folder() / f"labels_{key}.csv"
+    if not file.exists():
+        write_labels(build_labels(folder), file)
+    return read_labels(file)
+
+
+def write_labels(table: pd.DataFrame, path: Path) -> Path:
+    """Write a label table as CSV, atomically; `read_labels` gives the same table back."""
+    return paths.write_atomically(Path(path), table.to_csv(index=False, lineterminator="\n"))
+
+
+def read_labels(path: Path) -> pd.DataFrame:
+    """Read what `write_labels` wrote. ValueError where `path` is no label table."""
+    unknown = {column: [""] for column in _TYPES if column not in ("name", "verdict", "reason", "conflict")}
+    try:
+        return pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values=unknown)[list(_TYPES)]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no label table ({error}); make one with `python -m agehelpers index`") from error
+
+
+def committed(name: str) -> Path:
+    """Path of a file of the repository's data folder; FileNotFoundError where the package is installed without it."""
+    root = paths.checkout()
+    file = paths.data_folder() / name if root is None else root / "data" / name
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there: it is part of the repository, not of the installed package; set "
+                                "the environment variable AGEHELPERS_HOME to a checkout of the repository")
+    return file
+
+
+def utkface_labels() -> pd.DataFrame:
+    """The committed label table of UTKFace, 23,707 rows; no pictures are needed for it."""
+    return read_labels(committed("utkface_labels.csv"))
+
+
+def usable(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the label table that are not rejected."""
+    return table[table["verdict"] != "rejected"].reset_index(drop=True)
+
+
+def report(table: pd.DataFrame) -> pd.DataFrame:
+    """Number of pictures by verdict and reason, in columns ``verdict``, ``reason``, ``pictures``."""
+    counts = table.groupby(["verdict", "reason"]).size().rename("pictures").reset_index()
+    return counts.sort_values("verdict", key=lambda v: v.map(VERDICTS.index), kind="stable", ignore_index=True)
+
+
+def conflicts(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per set of byte-identical pictures whose labels differ, by falling range of ages (years)."""
+    sets = table[table["conflict"]].groupby("sha256")
+    found = sets.agg(copies=("name", "size"), age_min=("age", "min"), age_max=("age", "max")).reset_index()
+    different = sets[["gender", "ethnicity"]].nunique().gt(1).reset_index(drop=True)
+    found = found.assign(age_range=found["age_max"] - found["age_min"]).join(different.add_suffix("_differs"))
+    return found.sort_values(["age_range", "sha256"], ascending=[False, True], ignore_index=True)
+
+
+def identical_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per pair of byte-identical pictures: ``name_a``, ``age_a``, ``name_b``, ``age_b``, ``difference``."""
+    copied = table.loc[table["copies"].fillna(1) > 1, ["sha256", "name", "age"]].astype({"age": int})
+    pairs = copied.merge(copied, on="sha256", suffixes=("_a", "_b")).sort_values("sha256", kind="stable")
+    pairs = pairs[pairs["name_a"] < pairs["name_b"]].drop(columns="sha256").reset_index(drop=True)
+    return pairs.assign(difference=(pairs["age_a"] - pairs["age_b"]).abs())
+
+
+def label_error(table: pd.DataFrame) -> float:
+    """Mean error of one label in years, estimated from pairs of byte-identical pictures; NaN where there are none.
+
+    The mean difference over the root of two, which would hold for independent normal errors. An estimate, no floor:
+    repeated pictures are no random sample.
+    """
+    return float(identical_pairs(table)["difference"].mean() / 2**0.5)

@@ -1,0 +1,104 @@
+"""Several records side by side: error, coverage, published figures, and yardsticks for all of them."""
+
+import re
+from collections.abc import Container, Sequence
+
+import numpy as np
+import pandas as pd
+
+from agehelpers import paths
+from agehelpers.data.labels import committed, label_error
+from agehelpers.data.splits import PROTOCOLS, make_split
+from agehelpers.evaluation.bootstrap import ConfidenceInterval, confidence_interval
+from agehelpers.evaluation.errors import mae, median_baseline
+from agehelpers.evaluation.intervals import coverage, expected_coverage
+from agehelpers.evaluation.tables import add_clusters, errors
+from agehelpers.training.records import Record, read_record
+
+
+def published() -> pd.DataFrame:
+    """Published figures: columns protocol, method, start, mae, sd (years), source, how_known."""
+    return pd.read_csv(committed("published.csv"))
+
+
+def training_records(names: Container[str] | None = None) -> list[Record]:
+    """All kept records (or those of these `names`) that have predictions, by protocol, then by name."""
+    folders = [file.parent for file in sorted(paths.records_folder().glob("*/predictions.csv"))]
+    return sorted((read_record(one) for one in folders if names is None or one.name in names), key=_place)
+
+
+def _place(record: Record) -> int:
+    return list(PROTOCOLS).index(record.settings["protocol"])
+
+
+def test_part(record: Record, labels: pd.DataFrame) -> pd.DataFrame:
+    """Test predictions of a record, with the clusters of the label table."""
+    return add_clusters(record.part("test"), labels)
+
+
+def baseline_of(record: Record) -> float:
+    """Test MAE in years of always predicting the training median."""
+    return mae(median_baseline(record.predictions, record.facts["train_median"]))
+
+
+def yardstick_note(protocol: str, labels: pd.DataFrame) -> str:
+    """Median baseline on all validation pictures of a protocol's first split, and label error, for a figure's title."""
+    rows = labels.merge(make_split(labels, protocol), on="name")
+    training, validation = (rows.loc[rows["part"] == part, "age"] for part in ("train", "validation"))
+    baseline = (validation - training.median()).abs().mean()
+    return f"median baseline {baseline:.2f} years, label error (an estimate) {label_error(labels):.2f} years"
+
+
+def interval_of(test: pd.DataFrame, metric: str) -> ConfidenceInterval:
+    """MAE in years or CS@5 as a share, with its 95 % interval over clusters of pictures."""
+    error = np.abs(errors(test))
+    return confidence_interval(error if metric == "MAE" else error <= 5, clusters=test["cluster"])
+
+
+def summary(records: Sequence[Record], labels: pd.DataFrame) -> pd.DataFrame:
+    """One row a family of records (one recipe on several splits or seeds): the mean, never the best.
+
+    Records are a family where their names are alike but for a number at the end. Columns family, protocol, runs,
+    network, splits, pictures (test), baseline (median baseline's MAE), minutes (of training, mean), place, and for mae
+    (years) and cs5 (a share) the mean, _low, _high and _sd. For one run low and high are the 95 % bootstrap interval
+    over test pictures and sd is NaN; for several they are the lowest and highest run, and sd is the standard deviation.
+    """
+    families: dict[str, list[Record]] = {}
+    for record in sorted(records, key=_place):
+        families.setdefault(re.sub(r"_\d+$", "", record.name), []).append(record)
+    return pd.DataFrame([_family_row(family, members, labels) for family, members in families.items()])
+
+
+def _family_row(family: str, members: list[Record], labels: pd.DataFrame) -> dict[str, object]:
+    facts = members[0].facts
+    config, hardware = facts["config"], facts["hardware"]
+    tests = [test_part(record, labels) for record in members]
+    row = {"family": family, "protocol": config["protocol"], "runs": len(members),
+           "network": f"{config['backbone']}, {config['image_size']} px, {config['weights'] or 'from scratch'}",
+           "splits": ", ".join(record.facts["split"] for record in members),
+           "pictures": round(np.mean([len(test) for test in tests])),
+           "baseline": np.mean([baseline_of(record) for record in members]),
+           "minutes": np.mean([record.facts["training_seconds"] for record in members]) / 60,
+           "place": hardware["card"] or f"{hardware['threads']} of {hardware['cores']} CPU cores, {facts['precision']}"}
+    for key, metric in (("mae", "MAE"), ("cs5", "CS@5")):
+        intervals = [interval_of(test, metric) for test in tests]
+        values = [interval.value for interval in intervals]
+        low, high = intervals[0][1:] if len(values) == 1 else (min(values), max(values))
+        row |= {key: np.mean(values), f"{key}_low": low, f"{key}_high": high,
+                f"{key}_sd": np.std(values, ddof=1) if len(values) > 1 else np.nan}
+    return row
+
+
+def coverage_table(records: Sequence[Record], labels: pd.DataFrame) -> pd.DataFrame:
+    """Nominal and actual coverage of the intervals in the test part of each record, and their mean width.
+
+    Columns record, calibration (pictures), then those of `intervals.coverage`, expected_low and expected_high
+    (`intervals.expected_coverage`). "coral_published" leaks between its parts: left out.
+    """
+    tables = []
+    for record in (one for one in records if one.facts["config"]["protocol"] != "coral_published"):
+        table, n = coverage(test_part(record, labels)), record.facts["intervals"]["calibration"]
+        table[["expected_low", "expected_high"]] = [
+            expected_coverage(row["level"], n, row["n"]) for row in table.to_dict("records")]
+        tables.append(table.assign(record=record.name, calibration=n))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,1 @@
+"""Networks, heads and the table of methods: batches in, years out."""

@@ -1,0 +1,1 @@
+"""From a photograph or a face crop to ages."""

@@ -1,0 +1,1 @@
+"""From batches to weights, a history and a record of the run."""

@@ -1,0 +1,60 @@
+"""Checkpoints: tensors and their settings in one file that is read without executing code."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from agehelpers import paths
+from agehelpers.config import config_from_dict
+from agehelpers.methods.model import AgeEstimationModel
+
+
+def save_checkpoint(file: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Tensors and a JSON state in one safetensors file, so that the two can never disagree; written atomically."""
+    part = paths.temporary_beside(file)
+    try:
+        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, part,
+                  {"state": json.dumps(state)})
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_checkpoint` wrote; reading it executes no code.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such file, or not a checkpoint of ours; the message names it.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file}: no such checkpoint; train one with `python -m agehelpers train`")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            state = json.loads((opened.metadata() or {})["state"])
+            return {key: opened.get_tensor(key) for key in opened.keys()}, state
+    except Exception as error:  # safetensors has its own error type for a damaged header
+        raise ValueError(f"{file}: not a checkpoint of agehelpers, or damaged ({error})") from error
+
+
+def load_model(file: Path) -> AgeEstimationModel:
+    """The model of a checkpoint such as ``best.safetensors``, in evaluation mode, on the CPU.
+
+    ValueError names the file where it is none to predict with, or was made by another version.
+    """
+    tensors, state = load_checkpoint(file)
+    if "param_groups" in state:
+        raise ValueError(f"{file} is there to resume a training; predict with best.safetensors beside it")
+    try:
+        model = AgeEstimationModel(config_from_dict(state["config"]), load_weights=False)
+        model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()
+                               if key.startswith("model.")})
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read by this version of agehelpers ({error})") from error
+    return model.eval()

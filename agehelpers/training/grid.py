@@ -1,0 +1,245 @@
+"""The hyper-parameter grid, through Optuna on one resumable journal; cells are compared on validation only.
+
+Every cell is trained shortly, the best few at the full budget: successive halving with two rungs (Jamieson and
+Talwalkar, AISTATS 2016, arXiv 1502.07943). On UTKFace that is a third of the time of training all of it, or less.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from agehelpers import paths
+from agehelpers.config import PROFILES, Config
+from agehelpers.data.faces import SELECTION, Faces, prepare_faces
+from agehelpers.methods.heads import build_head
+from agehelpers.training.records import circumstances, write_record
+from agehelpers.training.runs import run_folder, settings_digest, train_faces
+
+if TYPE_CHECKING:
+    import optuna
+
+Cell = dict[str, float]  # a value for each of SEARCHED
+SEARCHED = ("lr", "weight_decay", "momentum")
+COLUMNS = [*SEARCHED, "budget", "val_mae", "val_loss", "train_mae", "seconds", "state"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """lr x weight_decay at `momentum`, then `momenta` at the winner."""
+
+    lr: tuple[float, ...]
+    weight_decay: tuple[float, ...]
+    momentum: float = 0.9
+    momenta: tuple[float, ...] = (0.8, 0.9, 0.95)
+
+    def plane(self) -> list[Cell]:
+        """Cells of the first stage: every lr with every weight_decay."""
+        return [{"lr": lr, "weight_decay": decay, "momentum": self.momentum}
+                for lr in self.lr for decay in self.weight_decay]
+
+
+FINE_TUNING = Grid(lr=(0.005, 0.003, 0.001, 0.0007), weight_decay=(1e-5, 1e-4, 0.0))
+FROM_SCRATCH = Grid(lr=(0.3, 0.15, 0.05, 0.015), weight_decay=(5e-4, 1e-4, 0.0))
+GRIDS = {"gpu": FINE_TUNING, "reference": FINE_TUNING, "laptop": FROM_SCRATCH,
+         "ci": Grid(lr=(0.2, 0.05, 0.01), weight_decay=(5e-4, 0.0), momenta=(0.8, 0.9))}
+
+# A cell at its full budget is a small run: enough to rank settings, not to use the result.
+BUDGETS: dict[str, dict[str, Any]] = {
+    "ci": {"epochs": 4},
+    # `selection` meets no test of the protocols' first splits. A few hundred steps: a shorter moving average.
+    "laptop": {"protocol": "selection", "epochs": 4, "image_size": 40, "grow_from": None, "limit": 7000, "ema": 0.98,
+               "evaluate_every": 100},
+    "gpu": {"protocol": "selection", "epochs": 5, "image_size": 112, "grow_from": None, "ema": 0.98},
+    "reference": {"protocol": "selection", "epochs": 5},
+}
+# What is changed further for the first look at every cell: about a tenth of the full budget's time.
+SHORT: dict[str, dict[str, Any]] = {
+    "ci": {"epochs": 1},
+    "laptop": {"epochs": 1, "image_size": 32, "limit": 4000, "ema": 0.95},
+    "gpu": {"epochs": 1, "image_size": 80, "ema": 0.95},
+    "reference": {"epochs": 2, "image_size": 112},
+}
+FINALISTS = 2  # cells that are trained at the full budget
+
+
+def grid_of(config: Config) -> Grid:
+    """The grid of a profile; `gpu` without ImageNet weights searches the rates of a training from scratch."""
+    return FROM_SCRATCH if config.profile == "gpu" and config.weights is None else GRIDS[config.profile]
+
+
+def budgeted(config: Config) -> Config:
+    """`config` at its profile's grid budget; settings that were changed from the profile's own stay as they are."""
+    preset = PROFILES[config.profile]
+    return dataclasses.replace(config, **{key: value for key, value in BUDGETS[config.profile].items()
+                                          if getattr(config, key) == getattr(preset, key)})
+
+
+def shortened(config: Config) -> Config:
+    """`config`, which is at its full budget, at that of the first look; it reads the same decoded pixels.
+
+    What is smaller already stays as it is (`limit` 0 is all pictures).
+    """
+    change = {key: min(getattr(config, key), value) if getattr(config, key) or key != "limit" else value
+              for key, value in SHORT[config.profile].items()}
+    return dataclasses.replace(config, cache_size=config.pixels_size, **change)
+
+
+def grid_folder(config: Config) -> Path:
+    """Folder of the grid around `config`: runs/grid-<profile>-<digest>."""
+    return paths.runs_folder() / f"grid-{run_folder(budgeted(config)).name}"
+
+
+def journal(folder: Path) -> Path:
+    """Optuna's storage in a grid's folder."""
+    return Path(folder) / "journal.log"
+
+
+def best_cells(table: pd.DataFrame, count: int) -> list[Cell]:
+    """The `count` complete cells with the lowest validation MAE, best first."""
+    done = table[table["state"] == "complete"]
+    if done.empty:
+        raise ValueError("no cell of the grid is complete; search on, or try lower learning rates")
+    rows = done.sort_values("val_mae", kind="stable").head(count)
+    return [{key: float(row[key]) for key in SEARCHED} for _, row in rows.iterrows()]
+
+
+def best_cell(table: pd.DataFrame) -> Cell:
+    """The best cell among those trained at the full budget."""
+    return best_cells(table[table["budget"] == "full"], 1)[0]
+
+
+def to_do(grid: Grid, table: pd.DataFrame, halving: bool = True) -> list[tuple[Cell, str]]:
+    """Cells to train next, each with its budget ("short" or "full"), given those in `table`; empty: all is done.
+
+    The plane shortly, its best `FINALISTS` fully; then the momenta at the winner shortly, and the best of them fully.
+    Without `halving` everything at the full budget.
+    """
+    first = "short" if halving else "full"
+    looked, full = table[table["budget"] == first], table[table["budget"] == "full"]
+    diverged = {_key(row) for _, row in full[full["state"] != "complete"].iterrows()}
+
+    def best(rows: pd.DataFrame, count: int) -> list[Cell]:
+        return [cell for cell in best_cells(rows, len(rows)) if _key(cell) not in diverged][:count]
+
+    def missing(cells: list[Cell], budget: str) -> list[tuple[Cell, str]]:
+        tried = {_key(row) for _, row in table[table["budget"] == budget].iterrows()}
+        return [(cell, budget) for cell in cells if _key(cell) not in tried]
+
+    if left := missing(grid.plane(), first):
+        return left
+    if left := missing(best(looked[looked["momentum"] == grid.momentum], FINALISTS), "full"):
+        return left
+    line = [best_cell(full[full["momentum"] == grid.momentum]) | {"momentum": momentum} for momentum in grid.momenta]
+    if left := missing(line, first):
+        return left
+    keys = {_key(cell) for cell in line}
+    return missing(best(looked[[_key(row) in keys for _, row in looked.iterrows()]], 1), "full")
+
+
+def is_complete(config: Config, table: pd.DataFrame) -> bool:
+    """Whether nothing is left to train."""
+    return not to_do(grid_of(config), table)
+
+
+def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -> pd.DataFrame:
+    """Search the grid of `config`'s profile in `folder`, going on where an earlier search stopped.
+
+    A cell that a killed process left unfinished is trained on from its checkpoint. Test pictures are not read.
+
+    Parameters
+    ----------
+    config : Config
+        Its learning rate, weight decay and momentum are replaced cell by cell; `budgeted` is applied.
+    folder : Path
+        Holds Optuna's journal, a folder a cell while it runs, and in the end config.json and grid.csv.
+    cells : int
+        Stop after this many trainings, 0: all.
+    halving : bool
+        False trains every cell at the full budget.
+
+    Returns
+    -------
+    DataFrame
+        One row a training: lr, weight_decay, momentum, budget ("short" or "full"), val_mae (years, best epoch),
+        val_loss, train_mae, seconds, state ("complete", or "diverged" where the loss was no longer finite).
+    """
+    config, folder = budgeted(config), Path(folder)
+    build_head(config, 1)  # a wrong name is refused before pictures are read
+    grid, study = grid_of(config), _study(folder)
+    faces = {"full": prepare_faces(config, SELECTION)}
+    if halving:  # on the same decoded pixels: on a GPU, too, they are there once
+        faces["short"] = prepare_faces(shortened(config), SELECTION, faces["full"].pixels)
+    trained = 0
+    while (left := to_do(grid, cells_table(study), halving)) and (not cells or trained < cells):
+        cell, budget = left[0]
+        _train_cell(study, cell, budget, faces[budget], folder)
+        trained += 1
+    table = cells_table(study)
+    write_record(folder, circumstances(faces["full"], float(table["seconds"].sum()), ("optuna",)) | {
+        "axes": dataclasses.asdict(grid), "short": SHORT[config.profile] if halving else None,
+        "interrupted_cells": study.user_attrs.get("interrupted_cells", 0)}, {"grid": table})
+    return table
+
+
+def _study(folder: Path) -> optuna.Study:
+    """Optuna's study in the journal of `folder`, made on first use."""
+    try:
+        import optuna
+    except ImportError:
+        raise ImportError("the grid needs optuna: pip install optuna, or the extra `notebooks`") from None
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(storage=JournalStorage(JournalFileBackend(str(journal(folder)))), study_name="grid",
+                               direction="minimize", load_if_exists=True)
+
+
+def _train_cell(study: optuna.Study, cell: Cell, budget: str, faces: Faces, folder: Path) -> None:
+    """Train one cell, from its checkpoint if a killed process left one, and add it to the journal.
+
+    It enters the journal when it is finished, so a process that dies leaves nothing there to clean up.
+    """
+    from optuna.distributions import FloatDistribution
+    from optuna.trial import TrialState, create_trial
+
+    setting = dataclasses.replace(faces.config, **cell)  # type: ignore[arg-type]
+    place = folder / f"cell-{settings_digest(setting, faces.split)}"
+    if (place / "last.safetensors").exists():
+        study.set_user_attr("interrupted_cells", study.user_attrs.get("interrupted_cells", 0) + 1)
+    row: dict[str, float] = {}
+    with contextlib.suppress(FloatingPointError):  # diverged
+        row = train_cell(dataclasses.replace(faces, config=setting), place)
+    study.add_trial(create_trial(
+        state=TrialState.COMPLETE if row else TrialState.PRUNED, value=row.get("val_mae"), params=cell,
+        distributions={key: FloatDistribution(0.0, 1e40) for key in SEARCHED}, user_attrs={"budget": budget} | row))
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def train_cell(faces: Faces, place: Path) -> dict[str, float]:
+    """Train one cell, from its checkpoint in `place` if there is one; figures of its best epoch."""
+    history = train_faces(faces, place)
+    best = history.sort_values("val_mae", kind="stable").iloc[0]  # epochs not evaluated are last
+    return {key: round(float(best[key]), 5) for key in ("val_mae", "val_loss", "train_mae")} | {
+        "seconds": round(float(history["seconds"].sum()), 1)}
+
+
+def _key(cell: Mapping[str, Any] | pd.Series) -> tuple[float, ...]:
+    return tuple(float(cell[key]) for key in SEARCHED)
+
+
+def cells_table(study: optuna.Study) -> pd.DataFrame:
+    """One row a training, in their order; see `search`."""
+    states = {"COMPLETE": "complete", "PRUNED": "diverged"}
+    rows = [{**trial.params, **trial.user_attrs, "state": states[trial.state.name]}
+            for trial in study.trials if trial.state.name in states]
+    return pd.DataFrame(rows, columns=COLUMNS)

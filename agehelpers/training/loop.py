@@ -1,0 +1,182 @@
+"""The training loop: it knows batches, a model and a folder for checkpoints, and nothing of where faces come from."""
+
+import dataclasses
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.regression import MeanAbsoluteError
+from tqdm.auto import tqdm
+
+from agehelpers.config import Config
+from agehelpers.data.dataset import FaceDataset
+from agehelpers.devices import autocast, pick_precision
+from agehelpers.methods.model import AgeEstimationModel
+from agehelpers.training.checkpoints import save_checkpoint
+from agehelpers.training.trainer import Trainer
+
+HISTORY = ("epoch", "train_loss", "train_mae", "val_loss", "val_mae", "lr", "seconds")
+OnEpoch = Callable[[Trainer], bool | None]
+
+
+def train(model: AgeEstimationModel, training: FaceDataset, validation: FaceDataset, config: Config, folder: Path,
+          resume: bool = False, on_epoch: OnEpoch | None = None) -> pd.DataFrame:
+    """Train `model`, keep the epoch with the lowest validation MAE, leave two checkpoints in `folder`.
+
+    ``best.safetensors`` holds the weights to use and their configuration, ``last.safetensors`` all that a resume
+    needs. Test pictures are not among the arguments: no choice made here can depend on them. `on_epoch` is called after
+    each epoch, when it is saved; training stops early where it returns True.
+
+    Returns
+    -------
+    DataFrame
+        One row an epoch: epoch (from 1), train_loss, train_mae, val_loss, val_mae (years), lr, seconds. Validation
+        is NaN in epochs after which it was not evaluated.
+
+    Raises
+    ------
+    FileExistsError
+        `folder` holds a training and `resume` is False.
+    FloatingPointError
+        The loss is no longer finite.
+    """
+    last = Path(folder) / "last.safetensors"
+    for half in Path(folder).glob(".*.part"):  # of a process that was killed while it wrote
+        half.unlink()
+    trainer = Trainer(model, config, training.device, training.steps)
+    if last.exists():
+        if not resume:
+            raise FileExistsError(f"{folder} holds a training already: resume it, or choose another name")
+        trainer.restore(last)
+    with progress_bar(config.epochs * trainer.steps, trainer.epoch * trainer.steps + trainer.step) as bar:
+        while trainer.epoch < config.epochs:
+            _epoch(trainer, training, validation, Path(folder), bar)
+            if on_epoch is not None and on_epoch(trainer):
+                break
+    return pd.DataFrame(trainer.history, columns=list(HISTORY))
+
+
+def _epoch(trainer: Trainer, training: FaceDataset, validation: FaceDataset, folder: Path, bar: tqdm) -> None:
+    """The rest of the current epoch: its steps, its validation, its checkpoints."""
+    trainer.model.train()
+    before, started = trainer.seconds, time.perf_counter()
+    for images, ages in training.training_batches(trainer.epoch, trainer.step):
+        trainer.learn(images, ages)
+        bar.update()
+        if trainer.step % trainer.config.checkpoint_steps == 0 and trainer.step < trainer.steps:
+            trainer.seconds = before + time.perf_counter() - started
+            trainer.save(folder / "last.safetensors")
+    _finish_epoch(trainer, validation, folder / "best.safetensors", before + time.perf_counter() - started)
+    trainer.save(folder / "last.safetensors")
+    row = trainer.history[-1]
+    bar.set_postfix(epoch=row["epoch"], val_mae=f"{row['val_mae']:.2f}")
+    if not in_notebook():
+        bar.write(" ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def _finish_epoch(trainer: Trainer, validation: FaceDataset, best: Path, seconds: float) -> None:
+    """Evaluate on validation, add a row to the history, keep the weights if they are the best so far."""
+    started = time.perf_counter()
+    train_loss, train_mae = float(trainer.loss.compute()), float(trainer.mae.compute())
+    done, now = trainer.epoch + 1, trainer.config.at(trainer.epoch)
+    due = done % trainer.config.evaluate_every == 0 or done == trainer.config.epochs
+    val_loss, val_mae = evaluate(trainer.evaluated(), validation, now) if due else (math.nan, math.nan)
+    if not all(map(math.isfinite, (train_loss, train_mae, *((val_loss, val_mae) if due else ())))):
+        raise FloatingPointError(f"the loss of epoch {done} is {train_loss:g}, on validation {val_loss:g}; "
+                                 f"a lower lr (now {trainer.config.lr:g}) usually helps")
+    trainer.loss.reset()
+    trainer.mae.reset()
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    row = {"epoch": done, "train_loss": train_loss, "train_mae": train_mae, "val_loss": val_loss,
+           "val_mae": val_mae, "lr": rate, "seconds": seconds + time.perf_counter() - started}
+    if val_mae < min((old["val_mae"] for old in trainer.history if not math.isnan(old["val_mae"])), default=math.inf):
+        weights = {f"model.{key}": value for key, value in trainer.evaluated().state_dict().items()}
+        kept = trainer.config
+        if now.image_size != kept.image_size:  # whoever predicts with it has to see as it was validated
+            kept = dataclasses.replace(kept, image_size=now.image_size, cache_size=now.cache_size)
+        save_checkpoint(best, weights, {"config": dataclasses.asdict(kept), "epoch": done, "val_mae": val_mae})
+    trainer.history.append(row)
+    trainer.epoch, trainer.step, trainer.seconds = trainer.epoch + 1, 0, 0.0
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
+
+
+def progress_bar(total: int, done: int = 0) -> tqdm:
+    """A bar in a terminal and in a notebook; none where output is a file, or where TQDM_DISABLE is set."""
+    quiet: bool | None = True if os.environ.get("TQDM_DISABLE") else (False if in_notebook() else None)
+    return tqdm(total=total, initial=done, unit="step", disable=quiet, mininterval=0.5)
+
+
+def outputs_of(model: AgeEstimationModel, images: Tensor, config: Config, device: torch.device) -> Tensor:
+    """Raw outputs [B, K] in fp32, averaged with those of the mirror images where the configuration says so."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    with autocast(device, pick_precision(config, device)):
+        outputs = model(images)
+        if config.flip_average:
+            outputs = (outputs + model(images.flip(3))) / 2
+    return outputs
+
+
+@torch.inference_mode()
+def evaluate(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> tuple[float, float]:
+    """Mean loss and MAE in years over all of `faces`, unaugmented, at the image_size of `config`."""
+    model.eval()
+    loss, mae = MeanMetric(nan_strategy="disable").to(faces.device), MeanAbsoluteError().to(faces.device)
+    for images, ages in dataclasses.replace(faces, config=config).evaluation_batches():
+        outputs = outputs_of(model, images, config, faces.device)
+        loss.update(model.head.loss(outputs, ages), 1.0)
+        mae.update(model.head.ages(outputs), ages)
+    return float(loss.compute()), float(mae.compute())
+
+
+@torch.inference_mode()
+def predict(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> pd.DataFrame:
+    """Column ``prediction`` (years), and ``spread`` (years) where the head gives one; one row a picture, in order."""
+    model.to(faces.device).eval()
+    columns: dict[str, list[Tensor]] = {"prediction": [], "spread": []}
+    for images, _ in dataclasses.replace(faces, config=config).evaluation_batches():
+        outputs = outputs_of(model, images, config, faces.device)
+        columns["prediction"].append(model.head.ages(outputs).cpu())
+        if (spread := model.head.spread(outputs)) is not None:
+            columns["spread"].append(spread.cpu())
+    return pd.DataFrame({key: torch.cat(parts).double().numpy() for key, parts in columns.items() if parts})
+
+
+def learning_rate_range_test(model: AgeEstimationModel, training: FaceDataset, config: Config, low: float,
+                             high: float, steps: int = 60) -> pd.DataFrame:
+    """Loss while the learning rate grows exponentially from `low` to `high`, a step a batch; changes `model`.
+
+    It stops early once the loss is four times its lowest, or not finite (Smith, WACV 2017, arXiv 1506.01186).
+    Columns: lr, loss (of the batch), smooth (exponential mean of the losses, bias corrected).
+    """
+    trainer = Trainer(model, dataclasses.replace(config, schedule="constant", ema=0.0), training.device, steps)
+    model.train()
+    rows: list[dict[str, float]] = []
+    mean = 0.0
+    batches = (batch for epoch in itertools.count() for batch in training.training_batches(epoch))
+    for step, (images, ages) in zip(range(steps), batches, strict=False):
+        rate = low * (high / low) ** (step / max(1, steps - 1))
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = rate
+        trainer.loss.reset()
+        trainer.learn(images, ages)
+        loss = float(trainer.loss.compute())
+        if not math.isfinite(loss):
+            break
+        mean = 0.8 * mean + 0.2 * loss
+        rows.append({"lr": rate, "loss": loss, "smooth": mean / (1 - 0.8 ** (step + 1))})
+        if rows[-1]["smooth"] > 4 * min(row["smooth"] for row in rows):
+            break
+    return pd.DataFrame(rows, columns=["lr", "loss", "smooth"])

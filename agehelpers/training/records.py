@@ -1,0 +1,169 @@
+"""Records: what a run, a grid or an ablation left. config.json holds the facts, CSV files the tables.
+
+A run's predictions.csv is lean (part, name, prediction [, spread]): on reading, labels are joined (they are what the
+pictures' names say, so a record can be read where the pictures are not), and intervals are computed again.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from agehelpers import paths
+from agehelpers.config import Config, config_from_dict, differing_settings
+from agehelpers.data.faces import PARTS, Faces
+from agehelpers.data.names import parse_name
+from agehelpers.devices import hardware, pick_precision
+from agehelpers.training.calibration import attach_intervals
+
+RUN_FACTS = ("config", "split", "counts", "train_median", "mae", "intervals")  # what every reader of a run counts on
+LEAN = ("part", "name", "prediction", "spread")
+LABELS = ("age", "gender", "ethnicity")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Facts (settings and circumstances) and tables, by the names of their files.
+
+    A run has the tables history and predictions, a grid grid, an ablation runs and effects.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings it was made with, by their names in `Config`."""
+        return self.facts["config"]
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch: epoch, train_loss, train_mae, val_loss, val_mae, lr, seconds."""
+        return self.tables["history"]
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """One row a picture: part, name, age, gender, ethnicity, prediction [, spread], and the test's intervals."""
+        return self.tables["predictions"]
+
+    def part(self, name: str) -> pd.DataFrame:
+        """Predictions of one part."""
+        return self.predictions[self.predictions["part"] == name]
+
+
+def circumstances(faces: Faces, seconds: float, packages: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Facts that every record has: settings, split, counts, and how and where it was computed."""
+    precision = str(pick_precision(faces.config, faces.device)).removeprefix("torch.")
+    counts = faces.table["part"].value_counts()
+    return {"config": asdict(faces.config), "split": faces.split,
+            "counts": {part: int(counts[part]) for part in PARTS if part in counts},
+            "training_seconds": round(seconds, 1), "precision": precision, "device": faces.device.type,
+            "hardware": hardware(), "versions": paths.versions((*paths.PACKAGES, *packages))}
+
+
+def same_settings(facts: Mapping[str, Any], config: Config) -> bool:
+    """Whether a record's facts name the settings of `config`; settings at their default do not count."""
+    return not differing_settings(config, config_from_dict(facts["config"]))
+
+
+def write_record(folder: Path, facts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Path:
+    """Write tables and facts to `folder`, config.json last: its presence says that all is there."""
+    for name, table in tables.items():
+        columns = [column for column in LEAN if column in table] if name == "predictions" else list(table)
+        paths.write_atomically(folder / f"{name}.csv", table[columns].to_csv(index=False))
+    return paths.write_json(folder / "config.json", facts).parent
+
+
+def read_facts(folder: Path, needed: Sequence[str] = RUN_FACTS) -> dict[str, Any]:
+    """config.json of a record; ValueError for one of an older version, which lacks a fact that is `needed`."""
+    try:
+        facts = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder}/config.json is damaged ({error}); remove the folder, make it anew") from error
+    if lacking := [key for key in needed if key not in facts]:
+        raise ValueError(f"{folder} was made by an older version: its config.json has no {', '.join(lacking)}; "
+                         "remove the folder and make it anew")
+    return facts
+
+
+def read_record(folder: Path, labels: pd.DataFrame | None = None) -> Record:
+    """The record in `folder`; `labels`: the label table of its pictures, by default what their names say.
+
+    FileNotFoundError names what is missing, ValueError a record of an older version.
+    """
+    folder = Path(folder)
+    files = {file.stem: file for file in sorted(folder.glob("*.csv"))}
+    whole = {"history", "predictions"} if {"history", "predictions"} & set(files) or not files else set()
+    missing = [f"{name}.csv" for name in sorted(whole - set(files))]
+    missing += [] if (folder / "config.json").is_file() else ["config.json"]
+    if missing:
+        raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; is the run finished?")
+    tables = {name: pd.read_csv(file) for name, file in files.items()}
+    facts = read_facts(folder, RUN_FACTS if "predictions" in tables else ())
+    if "predictions" in tables:
+        lean = tables["predictions"][[column for column in LEAN if column in tables["predictions"]]]
+        tables["predictions"] = attach_intervals(with_labels(lean, labels))
+    return Record(folder.name, facts, tables)
+
+
+def with_labels(predictions: pd.DataFrame, labels: pd.DataFrame | None = None) -> pd.DataFrame:
+    """`predictions` with age, gender and ethnicity behind the name, from the label table or from the names themselves.
+
+    ValueError where a picture has no label.
+    """
+    if labels is None:
+        read = [parse_name(name) for name in predictions["name"]]
+        labels = pd.DataFrame({key: [getattr(one, key) for one in read] for key in LABELS}).assign(
+            name=predictions["name"]).dropna(subset="age").astype({"gender": "str", "ethnicity": "str"})
+    known = labels.set_index("name")[list(LABELS)]
+    if len(unknown := predictions.loc[~predictions["name"].isin(known.index), "name"]):
+        raise ValueError(f"{len(unknown)} predicted pictures have no label, such as {unknown.iloc[0]}: give the label "
+                         "table of these faces")
+    joined = predictions.join(known, on="name").astype({"age": "int64"})
+    return joined[["part", "name", *LABELS, *predictions.columns.drop(["part", "name"])]]
+
+
+def load_record(name: str, labels: pd.DataFrame | None = None) -> Record:
+    """A kept record by its name, see `read_record`; FileNotFoundError lists those there are."""
+    folder = paths.records_folder() / name
+    if not folder.is_dir():
+        known = sorted(entry.name for entry in paths.records_folder().glob("*/"))
+        raise FileNotFoundError(f"no record {name!r}; there are: {', '.join(known) or 'none'}")
+    return read_record(folder, labels)
+
+
+def save_record(source: Path, name: str) -> Path:
+    """Copy a finished run's, grid's or ablation's small files to the records, all or none; nothing is overwritten.
+
+    Training rows of predictions.csv stay behind, to keep the repository small; config.json has their MAE and median.
+    """
+    target = check_record_name(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
+    try:
+        for file in [source / "config.json", *source.glob("*.csv")]:
+            shutil.copyfile(file, part / file.name)
+        if (table := part / "predictions.csv").exists():
+            lines = table.read_text().splitlines(keepends=True)
+            table.write_text("".join(line for line in lines if not line.startswith("train,")))
+        part.chmod(0o755)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def check_record_name(name: str) -> Path:
+    """Folder of a record to be; raises before anything is trained if the name is taken or no plain name."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"record name {name!r}: use letters, digits, - and _ only")
+    target = paths.records_folder() / name
+    if target.exists():
+        raise FileExistsError(f"{target} exists; records are never overwritten: choose another name, or remove it")
+    return target

@@ -1,0 +1,91 @@
+"""A run from its configuration to its record: train, choose on validation, evaluate the test once."""
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from agehelpers import paths
+from agehelpers.config import Config, config_from_dict, differing_settings, settings_of
+from agehelpers.data.faces import PARTS, SELECTION, Faces, labels_and_split, prepare_faces
+from agehelpers.data.splits import split_hash
+from agehelpers.methods.heads import build_head
+from agehelpers.methods.model import AgeEstimationModel, build_model
+from agehelpers.training.calibration import interval_facts
+from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
+from agehelpers.training.loop import OnEpoch, predict, train
+from agehelpers.training.records import LABELS, Record, circumstances, read_facts, read_record, write_record
+
+
+def train_faces(faces: Faces, folder: Path, resume: bool = True, on_epoch: OnEpoch | None = None) -> pd.DataFrame:
+    """Train the model that `faces.config` describes on `faces`, from its checkpoint in `folder` if there is one.
+
+    Runs, grids, ablations and benchmarks all train through it. Returns the history, see `loop.train`.
+    """
+    model = build_model(faces.config, faces.part("train")["age"].to_numpy(np.float32))
+    return train(model, faces.dataset("train"), faces.dataset("validation"), faces.config, folder, resume, on_epoch)
+
+
+def predictions_of(model: AgeEstimationModel, faces: Faces, part: str) -> pd.DataFrame:
+    """Labels and predictions (years, three decimals) of one part, seen at the size at which the model was kept."""
+    seen = replace(faces.config, image_size=model.config.image_size)
+    found = predict(model, faces.dataset(part), seen).round(3)
+    rows = faces.part(part)[["part", "name", *LABELS]].reset_index(drop=True)
+    return pd.concat([rows.astype({"age": "int64"}), found], axis=1)
+
+
+def mae_by_part(predictions: pd.DataFrame) -> dict[str, float]:
+    """MAE in years of each part, three decimals."""
+    error = (predictions["prediction"] - predictions["age"]).abs()
+    means = error.groupby(predictions["part"], sort=False).mean().round(3)
+    return {str(part): float(value) for part, value in means.items()}
+
+
+def run(config: Config, folder: Path, resume: bool = False) -> Record:
+    """Train on train, choose on validation, evaluate test once, leave a record in `folder`.
+
+    A finished `folder` is loaded, not trained again; one with other settings or faces is a FileExistsError.
+    """
+    build_head(config, 1)  # a wrong name is refused before pictures are read
+    folder, started, faces = Path(folder), time.perf_counter(), prepare_faces(config, SELECTION)  # no test picture yet
+    if (folder / "config.json").exists():
+        facts = read_facts(folder)
+        other = differing_settings(config, config_from_dict(facts["config"]))
+        if other or facts["split"] != faces.split:
+            what = ", ".join(other) or "set of faces"
+            raise FileExistsError(f"{folder} holds a finished run with another {what}; choose another name")
+        return read_record(folder)
+    history = train_faces(faces, folder, resume)
+    best, faces = load_model(folder / "best.safetensors"), prepare_faces(config)  # all is chosen: now the test is read
+    predictions = pd.concat([predictions_of(best, faces, part) for part in PARTS], ignore_index=True)
+    intervals, seconds = interval_facts(predictions), float(history["seconds"].sum())
+    facts = circumstances(faces, seconds) | {
+        "train_median": float(faces.part("train")["age"].median()),
+        "mae": mae_by_part(predictions), "intervals": intervals,
+        "parameters": sum(p.numel() for p in best.parameters()),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "pictures_per_second": round(len(faces.part("train")) * len(history) / seconds, 1)}
+    tensors, state = load_checkpoint(folder / "best.safetensors")
+    save_checkpoint(folder / "best.safetensors", tensors, state | {"intervals": intervals})  # for predictions
+    write_record(folder, facts, {"predictions": predictions, "history": history.round(5)})
+    return read_record(folder, faces.table)
+
+
+def settings_digest(config: Config, split: str) -> str:
+    """8 hex digits that stand for the split and all settings that are not at their default."""
+    return hashlib.sha256(json.dumps([settings_of(config), split], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_folder(config: Config) -> Path:
+    """Folder of the run with these settings on these faces: runs/<profile>-<digest of settings and split>."""
+    split = split_hash(labels_and_split(config)[1])
+    return paths.runs_folder() / f"{config.profile}-{settings_digest(config, split)}"
+
+
+def latest_run(config: Config) -> Record:
+    """The run with these settings: loaded if it is finished, resumed if it was interrupted, else trained now."""
+    return run(config, run_folder(config), resume=True)

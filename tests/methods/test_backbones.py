@@ -1,0 +1,313 @@
+"""Backbones: every network on offer trains at any size, weights are loaded or missed loudly, the rest is refused."""
+
+import os
+import sys
+import urllib.error
+from importlib.resources import files
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.models.regnet import BlockParams
+
+from agehelpers.data.augmentation import MEAN, STD
+from agehelpers.methods.backbones import REFUSED, build_backbone, offered
+from agehelpers.methods.networks import AnySizeViT, first_three_stages, resize_positions
+
+FOR_REAL = os.environ.get("AGEHELPERS_TEST_METHODS") == "1"
+SMALL = ["tiny", "resnet14", "resnet18", "mobilenet_v3_small", "squeezenet1_0", "googlenet", "efficientnet_b0",
+         "vit_b_16"]
+
+
+def train_a_step(network, width, size, device):
+    """Forward and backward of two pictures in training mode; every parameter gets a gradient."""
+    network.zero_grad(set_to_none=True)
+    features = network.train()(torch.rand(2, 3, size, size, device=device))
+    assert features.shape == (2, width)
+    features.mean().backward()
+    assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.parametrize("name", offered())
+def test_every_network_on_offer_trains_at_growing_sizes(name, monkeypatch):
+    """Built at 64 px, trained at 48: shapes only (torch's device "meta"), or numbers with AGEHELPERS_TEST_METHODS=1."""
+    device = "cpu" if FOR_REAL else "meta"
+    plan = BlockParams.from_init_params
+
+    def plan_on_cpu(*args, **kwargs):  # RegNets compute their widths with tensors, which need numbers
+        with torch.device("cpu"):
+            return plan(*args, **kwargs)
+
+    monkeypatch.setattr(BlockParams, "from_init_params", plan_on_cpu)
+    with torch.device(device):
+        network, width = build_backbone(name, None, 64)
+    for size in (48, 64) if FOR_REAL else (48,):  # building it has tried 64
+        train_a_step(network, width, size, device)
+    assert {module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)} <= {0.1}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_networks_train_for_real(name):
+    torch.manual_seed(0)
+    network, width = build_backbone(name, None, 64)
+    assert network.training
+    for size in (48, 64):
+        train_a_step(network, width, size, "cpu")
+    pictures = torch.rand(4, 3, 64, 64)
+    with torch.inference_mode():
+        features = network.eval()(pictures)
+        assert torch.allclose(network(pictures[:1]), features[:1], atol=1e-4)
+    assert features.isfinite().all() and features.std(0).max() > 0
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet50", 2048), ("squeezenet1_0", 512), ("googlenet", 1024),
+                                             ("vgg11", 4096), ("vit_b_32", 768), ("resnet28", 256)])
+def test_widths(name, width):
+    with torch.device("meta"):
+        assert build_backbone(name, None, 64)[1] == width
+
+
+def test_offered_names_are_those_that_can_be_built():
+    names = offered()
+    assert len(names) == len(set(names)) and names[:3] == ["tiny", "resnet14", "resnet28"]
+    assert set(torchvision.models.list_models(module=torchvision.models)) - set(names) == set(REFUSED)
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("alexnet", "at least 63 px.*vgg11"), ("inception_v3", "at least 75 px.*googlenet"),
+    ("maxvit_t", "224 px only.*swin_t"), ("resnet19", "ours .tiny, resnet14, resnet28.*resnet18.*timm/NAME"),
+    ("deeplabv3_resnet50", "segmentation"), ("quantized_resnet18", "quantised"), ("", "resnet18")])
+def test_other_names_are_refused_with_the_reason(name, reason):
+    with pytest.raises(ValueError, match=f"backbone='{name}'.*{reason}"):
+        build_backbone(name, None, 64)
+
+
+def test_too_small_pictures_are_named_when_the_network_is_built():
+    with pytest.raises(ValueError, match="'vgg11' gives no features .* at 16 px.*grow_from=none.*too small"):
+        build_backbone("vgg11", None, 16)
+
+
+def test_a_vit_takes_a_checkpoint_of_another_picture_size():
+    """As when the best epoch of a training with growing pictures is an early one."""
+    trained, kept = (build_backbone("vit_b_16", None, size)[0].eval() for size in (64, 48))
+    own = trained.encoder.pos_embedding
+    trained.load_state_dict(trained.state_dict())
+    assert trained.encoder.pos_embedding is own  # an optimiser may hold it
+    kept.load_state_dict(trained.state_dict())
+    picture = torch.rand(1, 3, 48, 48)
+    with torch.inference_mode():
+        assert torch.equal(kept(picture), trained(picture))
+
+
+def test_unknown_weights_are_named():
+    with pytest.raises(ValueError, match="IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT, or none"):
+        build_backbone("resnet50", "IMAGENET_V9", 64)
+    with pytest.raises(ValueError, match="resnet18 has IMAGENET1K_V1, DEFAULT, or none"):
+        build_backbone("resnet14", "IMAGENET1K_V2", 64)
+    with pytest.raises(ValueError, match="there are none for tiny; use weights=none"):
+        build_backbone("tiny", "IMAGENET1K_V1", 64)
+
+
+def test_weights_that_cannot_be_had_are_never_replaced(monkeypatch, tmp_path):
+    def offline(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(FileNotFoundError, match=r"no network.*resnet18-\w+\.pth.*checkpoints.*weights=none"):
+        build_backbone("resnet18", "IMAGENET1K_V1", 64)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet14"])
+def test_weights_in_the_cache_are_loaded(name, monkeypatch, tmp_path):
+    donor = torchvision.models.resnet18()
+    file = tmp_path / "hub" / "checkpoints" / torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torch.save(donor.state_dict(), file)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network, _ = build_backbone(name, "IMAGENET1K_V1", 64)
+    assert torch.equal(network.conv1.weight, donor.conv1.weight)
+    assert torch.equal(network.layer3[1].conv2.weight, donor.layer3[1].conv2.weight)
+
+
+def test_downloaded_weights_are_loaded_and_googlenet_normalises_as_they_expect(monkeypatch):
+    donor = torchvision.models.googlenet(init_weights=False)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: donor.state_dict())
+    donor.transform_input, pictures = True, torch.rand(2, 3, 64, 64)
+    network, _ = build_backbone("googlenet", "IMAGENET1K_V1", 64)
+    assert torch.allclose(donor.eval().fc(network.eval()(pictures)), donor(pictures), atol=1e-5)
+    without, _ = build_backbone("googlenet", None, 64)
+    without.load_state_dict(network.state_dict())
+    assert torch.equal(without.eval()(pictures), network(pictures))
+
+
+@pytest.mark.parametrize(("short", "whole"), [("resnet14", "resnet18"), ("resnet28", "resnet34")])
+def test_truncated_networks_are_the_first_three_stages(short, whole):
+    network, width = build_backbone(short, None, 64)
+    full = torchvision.models.get_model(whole)
+    full.layer4, full.fc = nn.Identity(), nn.Identity()
+    full.load_state_dict(network.state_dict())
+    pictures = torch.rand(2, 3, 64, 64)
+    assert width == 256 and torch.equal(network.eval()(pictures), full.eval()(pictures))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16"])
+def test_parameters_keep_the_names_of_torchvision(name):
+    with torch.device("meta"):
+        whole = torchvision.models.get_model(name).state_dict()
+        ours = build_backbone(name, None, 224)[0].state_dict()
+    assert set(whole) - set(ours) <= {f"{layer}.{key}" for key in ("weight", "bias")
+                                      for layer in ("fc", "classifier.1", "classifier.3", "heads.head")}
+    assert all(whole[key].shape == tensor.shape for key, tensor in ours.items())
+
+
+def test_the_packaged_weights_fit_their_backbone():
+    prefix = "model.backbone."
+    packaged = load_file(str(files("agehelpers") / "weights" / "laptop.safetensors"))
+    state = {key.removeprefix(prefix): value for key, value in packaged.items() if key.startswith(prefix)}
+    build_backbone("resnet14", None, 72)[0].load_state_dict(state)
+
+
+def test_the_tiny_network_keeps_its_names():
+    assert list(build_backbone("tiny", None, 40)[0].state_dict())[:2] == ["0.weight", "1.weight"]
+
+
+def test_building_draws_no_random_numbers_beyond_the_weights():
+    torch.manual_seed(3)
+    first_three_stages(torchvision.models.resnet18())
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    build_backbone("resnet14", None, 64)
+    assert torch.rand(1) == expected
+
+
+def small_vit():
+    torch.manual_seed(0)
+    vit = torchvision.models.VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16,
+                                               mlp_dim=32)
+    vit.heads = nn.Identity()
+    return vit.eval()
+
+
+def test_a_vision_transformer_is_torchvisions_at_the_size_of_its_weights():
+    pictures = torch.rand(2, 3, 32, 32)
+    expected = small_vit()(pictures)
+    assert torch.equal(AnySizeViT(small_vit(), 32).eval()(pictures), expected)
+
+
+@pytest.mark.parametrize("size", [24, 28, 32, 40, (32, 48)])
+def test_a_vision_transformer_learns_its_positions_at_any_size(size):
+    vit = AnySizeViT(small_vit(), 28)
+    assert vit.encoder.pos_embedding.shape == (1, 1 + 4 * 4, 16)  # 28 px are enlarged to four patches of 8
+    rows, columns = (size, size) if isinstance(size, int) else size
+    features = vit(torch.rand(2, 3, rows, columns))
+    features.square().mean().backward()
+    assert features.shape == (2, 16) and (vit.encoder.pos_embedding.grad.abs().sum(2) > 0).all()
+
+
+def test_checkpoints_of_a_vision_transformer_depend_on_the_picture_size_only():
+    large = torchvision.models.VisionTransformer(64, 8, 2, 2, 16, 32)  # as weights for larger pictures bring it
+    AnySizeViT(small_vit(), 24).load_state_dict(AnySizeViT(large, 24).state_dict())
+
+
+def test_resized_positions_keep_the_class_token_and_the_directions():
+    rows = torch.linspace(0, 3, 4).repeat_interleave(4)
+    positions = torch.cat([torch.tensor([9.0]), rows])[None, :, None]
+    resized = resize_positions(positions, 2, 8)[0, :, 0]
+    assert resized[0] == 9 and resized[1:].view(2, 8).std(1).max() < 1e-6
+    assert resized[1:].view(2, 8)[:, 0].tolist() == pytest.approx([0.5, 2.5], abs=0.2)
+
+
+def fake_timm(monkeypatch, takes=(), error=None):
+    """A library with one network, `small`, whose class has the options `takes`; returns the calls made."""
+    calls = []
+
+    def create_model(model_name, pretrained, num_classes, **options):
+        if set(options) - set(takes):
+            raise TypeError("unexpected keyword argument")
+        calls.append((model_name, pretrained, num_classes, options))
+        if pretrained and error is not None:
+            raise error
+        norm = nn.BatchNorm2d(5, momentum=0.01)
+        return nn.Sequential(nn.Conv2d(3, 5, 1), norm, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    timm = ModuleType("timm")
+    timm.create_model = create_model
+    timm.is_model = lambda name: name in ("small", "bare")
+    timm.list_pretrained = lambda pattern: ["small.v1", "small.v2"] if pattern == "small.*" else []
+    timm.models = SimpleNamespace(get_pretrained_cfg=lambda name: SimpleNamespace(hf_hub_id=f"timm/{name}"))
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    return calls
+
+
+def test_timm_gives_networks_and_their_widths(monkeypatch):
+    calls = fake_timm(monkeypatch)
+    network, width = build_backbone("timm/small", None, 48)
+    assert width == 5 and network.training and network.network[1].momentum == 0.1
+    build_backbone("timm/small", "pretrained", 48)
+    build_backbone("timm/small", "v2", 48)
+    assert calls == [("small", False, 0, {}), ("small", True, 0, {}), ("small.v2", True, 0, {})]
+
+
+def test_timm_networks_see_pictures_normalised_as_they_were_trained(monkeypatch):
+    timm_calls = fake_timm(monkeypatch)
+    build_backbone("timm/small", None, 48)
+    plain = sys.modules["timm"].create_model
+
+    def create_model(*given, **options):
+        network = plain(*given, **options)
+        network.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        return network
+
+    sys.modules["timm"].create_model = create_model
+    network, _ = build_backbone("timm/small", None, 48)
+    seen = []
+    network.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    pixels = torch.rand(2, 3, 8, 8)
+    usual = (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    network.eval()(usual)
+    assert torch.allclose(seen[0], 2 * pixels - 1, atol=1e-6) and len(timm_calls) == 2
+    assert {"scale", "offset"} <= set(network.state_dict())  # so that a checkpoint predicts as it was trained
+
+
+@pytest.mark.parametrize("takes", [("dynamic_img_size",), ("dynamic_img_size", "dynamic_img_pad")])
+def test_timm_networks_are_asked_to_take_any_size(takes, monkeypatch):
+    calls = fake_timm(monkeypatch, takes)
+    build_backbone("timm/small", None, 48)
+    assert calls == [("small", False, 0, dict.fromkeys(takes, True))]
+
+
+@pytest.mark.parametrize(("name", "weights", "message"), [
+    ("timm/small.v1", None, "not in timm.list_models.*weights=TAG"), ("timm/other", None, "not in timm.list_models"),
+    ("timm/small", "v3", "timm/small has pretrained, v1, v2, or none"),
+    ("timm/bare", "pretrained", "timm/bare has none")])
+def test_timm_names_and_weights_that_do_not_exist(name, weights, message, monkeypatch):
+    fake_timm(monkeypatch)
+    with pytest.raises(ValueError, match=message):
+        build_backbone(name, weights, 48)
+
+
+def test_timm_weights_that_cannot_be_had_are_never_replaced(monkeypatch):
+    fake_timm(monkeypatch, error=OSError("no network"))
+    with pytest.raises(FileNotFoundError, match="v1 of timm/small .*no network.*`hf download timm/small.v1`.*=none"):
+        build_backbone("timm/small", "v1", 48)
+
+
+def test_without_timm_the_command_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match="pip install timm"):
+        build_backbone("timm/resnet18", None, 64)
+
+
+@pytest.mark.filterwarnings("default")  # another library's warnings are not ours
+@pytest.mark.parametrize(("name", "width"), [
+    ("tf_efficientnet_lite0", 1280), ("resnet18", 512), ("mobilenetv3_small_050", 1024), ("vit_tiny_patch16_224", 192)])
+def test_timm_itself(name, width):
+    pytest.importorskip("timm")
+    network, found = build_backbone(f"timm/{name}", None, 64)
+    assert found == width
+    for size in (48, 56, 64):
+        train_a_step(network, width, size, "cpu")

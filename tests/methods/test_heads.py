@@ -1,0 +1,116 @@
+"""Heads against values derived by hand."""
+
+import inspect
+import math
+
+import pytest
+import torch
+
+from agehelpers.config import Config, load_config
+from agehelpers.methods import heads
+from agehelpers.methods.heads import HEADS, MAX_AGE, DistributionHead, Head, RegressionHead, build_head, median_age
+
+
+def outputs_for(probabilities: dict[int, float]) -> torch.Tensor:
+    """Logits [1, 101] of a distribution given by its masses."""
+    p = torch.full((MAX_AGE + 1,), 1e-30)
+    for age, mass in probabilities.items():
+        p[age] = mass
+    return p.log()[None]
+
+
+def test_regression_is_the_absolute_error():
+    head = RegressionHead(4)
+    outputs = torch.tensor([[30.0], [20.0]])
+    assert head.loss(outputs, torch.tensor([27.5, 26.0])).tolist() == [2.5, 6.0]
+    assert head.ages(outputs).tolist() == [30.0, 20.0]
+    assert head.distribution(outputs) is None and head.spread(outputs) is None
+
+
+def test_median_and_mean_of_a_two_sided_distribution():
+    # 0.6 on 20 and 0.4 on 80: the mean is 44, the median lies 0.5/0.6 of the way through the bin 19.5 to 20.5.
+    outputs = outputs_for({20: 0.6, 80: 0.4})
+    assert DistributionHead(4, decode="mean").ages(outputs).item() == pytest.approx(44, abs=1e-3)
+    assert DistributionHead(4, decode="median").ages(outputs).item() == pytest.approx(19.5 + 0.5 / 0.6, abs=1e-3)
+    assert DistributionHead(4).spread(outputs).item() == pytest.approx(60 * math.sqrt(0.24), abs=1e-2)
+
+
+def test_median_of_a_single_bin_is_its_centre_also_at_the_ends():
+    head = DistributionHead(4)
+    for age in (1, 50, 99):
+        assert head.ages(outputs_for({age: 1.0})).item() == pytest.approx(age, abs=1e-3)
+    assert head.ages(outputs_for({0: 1.0})).item() == 0
+    assert head.ages(outputs_for({MAX_AGE: 1.0})).item() == pytest.approx(MAX_AGE, abs=1e-3)
+    assert median_age(torch.tensor([[0.0, 0.5, 0.0, 0.5]])).item() == 1.5  # all of bin 1 is below
+
+
+def test_a_distribution_sums_to_1_and_spread_follows_from_it():
+    head, outputs = DistributionHead(4), torch.randn(6, MAX_AGE + 1, generator=torch.Generator().manual_seed(0)) * 4
+    p = head.distribution(outputs)
+    assert p.shape == (6, 101) and (p >= 0).all() and p.sum(1).tolist() == pytest.approx([1.0] * 6, abs=1e-6)
+    bins = torch.arange(101.0)
+    mean = (p * bins).sum(1)
+    assert head.spread(outputs).tolist() == pytest.approx(((p * bins**2).sum(1) - mean**2).sqrt().tolist(), rel=1e-3)
+    assert torch.equal(DistributionHead(4, decode="mean").ages(outputs), mean)
+    assert torch.equal(head.ages(outputs), median_age(p))
+
+    class Certain(Head):
+        """A head that only says what its distribution is has a spread."""
+
+        def distribution(self, outputs):
+            return torch.eye(101)[:1] / 2 + torch.eye(101)[40:41] / 2
+
+    assert Certain().spread(outputs).item() == 20
+
+
+def test_soft_labels_are_a_normal_density_and_older_people_are_clipped():
+    labels = DistributionHead(4, sigma=2.0).soft_labels(torch.tensor([30.0, 116.0]))
+    assert labels.sum(1).tolist() == pytest.approx([1, 1])
+    assert (labels[0, 32] / labels[0, 30]).item() == pytest.approx(math.exp(-0.5))
+    assert labels[1].argmax().item() == MAX_AGE
+
+
+def test_distribution_loss_of_an_undecided_head():
+    head = DistributionHead(4, sigma=2.0, l1_weight=0.1)
+    loss = head.loss(torch.zeros(1, 101), torch.tensor([30.0]))
+    assert loss.item() == pytest.approx(math.log(101) + 0.1 * 20, abs=1e-4)  # the mean of 0..100 is 50
+
+
+def test_the_right_prediction_has_the_least_loss():
+    head = DistributionHead(4)
+    losses = [head.loss(torch.log(head.soft_labels(torch.tensor([guess])) + 1e-9), torch.tensor([40.0])).item()
+              for guess in (20.0, 36.0, 40.0, 44.0, 60.0)]
+    assert losses.index(min(losses)) == 2
+
+
+@pytest.mark.parametrize("head", [RegressionHead(4), DistributionHead(4)])
+def test_wrong_shapes_are_named(head):
+    with pytest.raises(ValueError, match="expected outputs of shape"):
+        head.loss(torch.zeros(3, 7), torch.zeros(3))
+    with pytest.raises(ValueError, match="expected outputs of shape"):
+        head.ages(torch.zeros(3, 7))
+    with pytest.raises(ValueError, match="expected ages of shape"):
+        head.loss(torch.zeros(3, head.out_features), torch.zeros(2))
+
+
+def test_a_head_takes_the_settings_that_its_constructor_names(monkeypatch):
+    head = build_head(load_config("ci", {"sigma": 1.5, "l1_weight": 0.7, "decode": "mean"}), 8)
+    assert isinstance(head, DistributionHead) and head.in_features == 8
+    assert (head.sigma, head.l1_weight, head.decode) == (1.5, 0.7, "mean")
+    assert isinstance(build_head(load_config("ci", {"head": "regression"}), 8), RegressionHead)
+
+    class Mine(RegressionHead):
+        def __init__(self, features: int, epochs: int, flip: bool) -> None:
+            super().__init__(features)
+            self.named = epochs, flip
+
+    monkeypatch.setitem(heads.HEADS, "mine", Mine)
+    assert build_head(load_config("ci", {"head": "mine", "epochs": 7, "flip": False}), 8).named == (7, False)
+    with pytest.raises(ValueError, match="head='softmax': choose one of regression, distribution, mine"):
+        build_head(load_config("ci", {"head": "softmax"}), 8)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_option_of_a_head_is_a_setting(kind):
+    options = set(inspect.signature(HEADS[kind]).parameters) - {"features"}
+    assert options <= set(Config.__pydantic_fields__)  # type: ignore[attr-defined]

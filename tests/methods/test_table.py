@@ -1,0 +1,95 @@
+"""METHODS: each row can be trained, and the profiles are what the rows of their kind say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from agehelpers.config import PROFILES, load_config
+from agehelpers.methods.heads import HEADS
+from agehelpers.methods.model import AgeEstimationModel, build_model
+from agehelpers.methods.table import METHODS, method_settings
+from agehelpers.training.checkpoints import load_model, save_checkpoint
+from agehelpers.training.trainer import Trainer
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_forward_backward_and_evaluation_of_one_picture(name):
+    config = load_config("laptop", {"weights": None, "image_size": 32, "grow_from": None}, method_settings(name))
+    assert config.method == name and METHODS[name].source
+    model = AgeEstimationModel(config)
+    assert type(model.head) is HEADS[METHODS[name].head]
+    model.head.loss(model(torch.rand(2, 3, 32, 32)), torch.tensor([20.0, 60.0])).mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    with torch.inference_mode():
+        outputs = model.eval()(torch.rand(1, 3, 32, 32))
+    assert model.head.ages(outputs).shape == (1,) and model.head.ages(outputs).isfinite().all()
+    distribution = model.head.distribution(outputs)
+    assert (distribution is None) == (model.head.spread(outputs) is None)
+    if distribution is not None:
+        assert distribution.shape == (1, 101) and distribution.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", {row.head: name for name, row in METHODS.items()}.values())
+def test_one_method_of_each_head_memorises_eight_faces(name):
+    config = load_config("ci", {"weights": None}, {**method_settings(name), "backbone": "tiny"})
+    torch.manual_seed(0)
+    model, ages = AgeEstimationModel(config), torch.linspace(5, 85, 8)
+    model.head.start_at(ages)
+    images, optimizer = torch.randn(8, 3, 24, 24), torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        outputs = model(images)
+        model.head.loss(outputs, ages).mean().backward()
+        optimizer.step()
+    assert (model.head.ages(outputs) - ages).abs().mean() < 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_of_training_and_a_round_trip_through_a_checkpoint(name, tmp_path):
+    config = load_config("ci", {"weights": None, "image_size": 32}, method_settings(name))
+    model = build_model(config, np.float32([20, 30]))
+    trainer = Trainer(model, config, torch.device("cpu"), steps=3)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trainer.learn(torch.rand(4, 3, 32, 32), torch.tensor([10.0, 20, 60, 80]))
+    assert any(not torch.equal(before[key], value) for key, value in model.state_dict().items())
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    save_checkpoint(tmp_path / "best.safetensors", weights, {"config": dataclasses.asdict(config)})
+    kept, picture = load_model(tmp_path / "best.safetensors"), torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.allclose(kept(picture), model.eval()(picture), atol=1e-5)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_the_same_in_every_profile(profile, name):
+    row = method_settings(name)
+    config = load_config(profile, row=row)
+    assert {key: getattr(config, key) for key in row} == row
+    assert {"weights", "optimizer", "schedule", "lr", "ema", "start_at_median", "flip_average"} <= set(row)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="unknown method 'magic'; choose one of reference, distribution, l1"):
+        method_settings("magic")
+
+
+# Profile -> the row of its kind, and what differs from it on purpose.
+KINDS = {
+    "ci": ("tiny", {}),
+    "laptop": ("distribution", {}),
+    "gpu": ("distribution", {"backbone": "resnet50", "weights": "IMAGENET1K_V2", "lr": 0.02, "weight_decay": 1e-4,
+                             "ema": 0.99}),
+    "reference": ("reference", {}),
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_is_what_the_method_of_its_kind_says(profile):
+    name, other = KINDS[profile]
+    config, row = PROFILES[profile], method_settings(name)
+    found = {key: getattr(config, key) for key in row if key != "method"}
+    assert found == {key: value for key, value in row.items() if key != "method"} | other
+    if not other:  # so a profile by its method is the profile
+        assert load_config(profile, row=row) == dataclasses.replace(config, method=name)

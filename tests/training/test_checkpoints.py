@@ -1,0 +1,58 @@
+"""Checkpoints: tensors with their settings, whole or not at all."""
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from striped import CONFIG, fresh
+
+from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
+
+
+def test_a_model_comes_back_with_its_settings(tmp_path):
+    model, file = fresh(), tmp_path / "new" / "best.safetensors"
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    save_checkpoint(file, {**tensors, "optimizer.0.step": torch.ones(1)}, {"config": dataclasses.asdict(CONFIG)})
+    found = load_model(file)
+    assert found.config == CONFIG and not found.training
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    file = tmp_path / "last.safetensors"
+    save_checkpoint(file, {"a": torch.ones(2)}, {"epoch": 1})
+
+    def full_disk(tensors, part, metadata):
+        part.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("agehelpers.training.checkpoints.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(file, {"a": torch.zeros(2)}, {"epoch": 2})
+    assert load_checkpoint(file)[1] == {"epoch": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_damaged_missing_and_foreign_checkpoints_are_named(tmp_path):
+    file = tmp_path / "best.safetensors"
+    with pytest.raises(FileNotFoundError, match="best.safetensors: no such checkpoint"):
+        load_model(file)
+    for content in (b"not a checkpoint", b""):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="best.safetensors: not a checkpoint"):
+            load_model(file)
+    save_file({"weight": torch.ones(2)}, file)
+    with pytest.raises(ValueError, match="best.safetensors: not a checkpoint of agehelpers"):
+        load_checkpoint(file)
+
+
+def test_what_cannot_predict_is_refused_with_the_files_name(tmp_path):
+    file = tmp_path / "mine.safetensors"
+    save_checkpoint(file, {}, {"config": dataclasses.asdict(CONFIG), "param_groups": []})
+    with pytest.raises(ValueError, match="mine.safetensors is there to resume a training; predict with best"):
+        load_model(file)
+    for state in ({}, {"config": dataclasses.asdict(CONFIG) | {"new": 1}}, {"config": dataclasses.asdict(CONFIG)}):
+        save_checkpoint(file, {}, state)  # no settings, those of a newer version, no weights
+        with pytest.raises(ValueError, match="mine.safetensors: cannot be read by this version of agehelpers"):
+            load_model(file)

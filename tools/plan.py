@@ -1,0 +1,223 @@
+"""All committed records in one plan: what each is, how long it takes, and how to make those that are missing.
+
+    python -m tools.plan [--list] [--all] [--only RECORD ...]
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from agehelpers import paths
+from agehelpers.config import Config, load_config, utkface_folder
+from agehelpers.data.faces import PARTS, prepare_faces
+from agehelpers.photos.predict import PACKAGED
+from agehelpers.training import grid
+from agehelpers.training.calibration import interval_facts
+from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
+from agehelpers.training.records import (
+    RUN_FACTS,
+    check_record_name,
+    load_record,
+    read_record,
+    same_settings,
+    save_record,
+    write_record,
+)
+from agehelpers.training.runs import mae_by_part, predictions_of, run, run_folder
+from tools import ablation
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One record to be. Records of one `family` are the same recipe on other splits or seeds, quoted as a mean.
+
+    `kind` is "train", "grid", "ablation" or "package". `minutes` is an estimate: for one core of a recent server
+    (two for the ablation), or, not measured yet, for one H100 where the profile is "gpu" or "reference". `first` is
+    False for further splits, which `make records` leaves out unless asked.
+    """
+
+    family: str
+    kind: str
+    profile: str
+    minutes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    number: int | None = None
+    first: bool = True
+    grid: str | None = None  # record of a grid whose winner gives lr, weight_decay and momentum
+
+    @property
+    def name(self) -> str:
+        """Folder of the record in data/records."""
+        return self.family if self.number is None else f"{self.family}_{self.number}"
+
+    def config(self) -> Config:
+        """Its settings; FileNotFoundError where they come from a grid that has no record yet."""
+        winner = grid.best_cell(load_record(self.grid).tables["grid"]) if self.grid else {}
+        return load_config(self.profile, {**self.settings, **winner})
+
+    def recorded(self) -> Config:
+        """The settings that its record has to name."""
+        config = self.config()
+        budgets: dict[str, Callable[[Config], Config]] = {"grid": grid.budgeted, "ablation": ablation.budgeted}
+        return budgets[self.kind](config) if self.kind in budgets else config
+
+
+def _splits(family: str, profile: str, minutes: int, settings: dict[str, Any], first: int,
+            grid: str | None = None) -> Iterator[Planned]:
+    """The five splits of the benchmark; the first `first` of them belong to `make records`."""
+    for split in range(5):
+        chosen = {"protocol": "benchmark", "split_seed": split} | settings
+        yield Planned(family, "train", profile, minutes, chosen, split, split < first, grid)
+
+
+_SCRATCH = {"weights": None, "epochs": 60, "grow_from": 128}
+PLAN: tuple[Planned, ...] = (
+    Planned("laptop_grid", "grid", "laptop", 4),
+    Planned("laptop_ablation", "ablation", "laptop", 35),
+    Planned("laptop_holdout", "train", "laptop", 33),
+    Planned("laptop_packaged", "package", "laptop", 1),
+    *_splits("laptop_benchmark", "laptop", 30, {}, 1),
+    Planned("laptop_coral", "train", "laptop", 22, {"protocol": "coral"}),
+    Planned("laptop_coral_published", "train", "laptop", 22, {"protocol": "coral_published"}, first=False),
+    Planned("gpu_grid", "grid", "gpu", 15, {"weights": None}),
+    *_splits("gpu_benchmark", "gpu", 15, _SCRATCH, 5, "gpu_grid"),
+    Planned("gpu_holdout", "train", "gpu", 15, _SCRATCH, grid="gpu_grid"),
+    Planned("gpu_coral", "train", "gpu", 12, _SCRATCH | {"protocol": "coral"}, grid="gpu_grid"),
+    *_splits("gpu_imagenet_benchmark", "gpu", 15, {}, 5),
+    Planned("gpu_imagenet_holdout", "train", "gpu", 15),
+    Planned("gpu_imagenet_coral", "train", "gpu", 12, {"protocol": "coral"}),
+    Planned("reference_holdout", "train", "reference", 15),
+)
+
+
+def state(planned: Planned) -> str:
+    """"made", "made with other settings", "to do", or what this machine lacks for it."""
+    file = paths.records_folder() / planned.name / "config.json"
+    if file.is_file():
+        return "made" if _is_as_planned(planned, json.loads(file.read_text())) else "made with other settings"
+    if utkface_folder() is None:
+        return "needs UTKFace"
+    if planned.profile in ("gpu", "reference") and not torch.cuda.is_available():
+        return "needs a CUDA GPU"
+    if planned.profile == "laptop" and torch.cuda.is_available():
+        return "is of a CPU: hide the GPU with CUDA_VISIBLE_DEVICES="
+    return "to do"
+
+
+def _is_as_planned(planned: Planned, facts: dict[str, Any]) -> bool:
+    try:
+        same = same_settings(facts, planned.recorded())
+    except (FileNotFoundError, KeyError, ValueError):  # the settings' grid is gone; settings missing or unknown
+        return False
+    whole = planned.kind not in ("train", "package") or set(RUN_FACTS) <= set(facts)
+    same_rows = facts.get("rows", ablation.ROWS) == ablation.ROWS
+    same_budget = planned.kind != "grid" or facts.get("short") == grid.SHORT[planned.profile]
+    return same and whole and same_rows and same_budget
+
+
+def overview(everything: bool = False) -> pd.DataFrame:
+    """Columns record, kind, profile, minutes (estimate), state; `everything`: the further splits too."""
+    return pd.DataFrame([(p.name, p.kind, p.profile, p.minutes, state(p)) for p in PLAN if p.first or everything],
+                        columns=["record", "kind", "profile", "minutes", "state"])
+
+
+def make(planned: Planned, say: Callable[[str], None] = print) -> Path:
+    """Make one record, going on where an interrupted run stopped; its folder."""
+    check_record_name(planned.name)
+    config = planned.config()
+    if planned.kind == "grid":
+        folder = grid.grid_folder(config)
+        grid.search(config, folder)
+    elif planned.kind == "ablation":
+        folder = paths.runs_folder() / "ablation" / "record"
+        ablation.ablate(config, folder.parent)
+    elif planned.kind == "package":
+        folder = package(config, PACKAGED)
+    else:
+        folder = run_folder(config)
+        run(config, folder, resume=True)
+    say(f"{planned.name}: {paths.relative(folder)}")
+    return save_record(folder, planned.name)
+
+
+def make_all(everything: bool = False, only: Sequence[str] = (), say: Callable[[str], None] = print) -> list[str]:
+    """Make all records of the plan (or `only` these) that can be made here; names of those that failed.
+
+    One failure stops no other record. ValueError for a name that is not in the plan.
+    """
+    if unknown := sorted(set(only) - {planned.name for planned in PLAN}):
+        raise ValueError(f"no record {', '.join(unknown)} is planned; see `python -m tools.plan --list --all`")
+    table = overview(everything or len(only) > 0)
+    table = table[table["record"].isin(only)] if only else table
+    say(table.to_string(index=False))
+    left = table[table["state"] == "to do"]
+    say(f"{len(left)} to make, about {left['minutes'].sum()} minutes; interrupt at any time, the next call goes on.")
+    failed = []
+    for planned in (p for p in PLAN if p.name in set(left["record"])):
+        try:
+            make(planned, say)
+        except (OSError, ValueError, FloatingPointError, RuntimeError) as error:  # a full GPU is a RuntimeError
+            failed.append(planned.name)
+            say(f"{planned.name}: not made. {error}")
+    return failed
+
+
+def package(config: Config, target: Path) -> Path:
+    """Weights of the finished run of `config` in half precision at `target`, and a run folder with their own record.
+
+    They are loaded back and predict calibration and test as `predict_crops` computes: intervals and record are theirs,
+    not those of the run. FileNotFoundError where the run is not finished, FileExistsError where `target` holds other
+    weights.
+    """
+    source = run_folder(config)
+    if not (source / "config.json").is_file():
+        raise FileNotFoundError(f"{source}: no finished run to package; `python -m agehelpers train --profile "
+                                f"{config.profile} --resume` makes it")
+    record = read_record(source)
+    tensors, kept = load_checkpoint(source / "best.safetensors")
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    if target.exists():
+        there = load_checkpoint(target)[0]
+        if there.keys() != halves.keys() or not all(torch.equal(there[key], halves[key]) for key in halves):
+            raise FileExistsError(f"{target} holds other weights; remove it to package these")
+    folder = source.with_name(f"{source.name}-packaged")
+    save_checkpoint(folder / "halves.safetensors", halves, kept)
+    faces, model = prepare_faces(replace(config, precision="fp32")), load_model(folder / "halves.safetensors")
+    predictions = pd.concat([predictions_of(model, faces, part) for part in PARTS[2:]], ignore_index=True)
+    intervals = interval_facts(predictions)
+    save_checkpoint(target, halves, kept | {"intervals": intervals})
+    (folder / "halves.safetensors").unlink()
+    return write_record(folder, record.facts | {
+        "config": asdict(config), "intervals": intervals, "mae": record.facts["mae"] | mae_by_part(predictions),
+        "weights": {"file": paths.relative(target), "bytes": target.stat().st_size, "precision": "float16",
+                    "sha256": hashlib.sha256(target.read_bytes()).hexdigest(), "predicted_in": "float32"}},
+        {"predictions": predictions, "history": record.history})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Show the plan or make what is missing; 1 where a record could not be made."""
+    parser = argparse.ArgumentParser("tools.plan", description="make the committed records that are missing")
+    parser.add_argument("--list", action="store_true", help="only show the plan: what is made, what can be made here")
+    parser.add_argument("--all", action="store_true", help="also further splits, which only narrow the intervals")
+    parser.add_argument("--only", nargs="+", default=[], metavar="RECORD", help="only these")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print(overview(options.all).to_string(index=False))
+        return 0
+    try:
+        return 1 if make_all(options.all, options.only) else 0
+    except ValueError as error:
+        print(f"tools.plan: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

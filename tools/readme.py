@@ -1,0 +1,172 @@
+"""What is generated from the committed records: README's blocks, the model card, pages and figures. Nothing is typed.
+
+    python -m tools.readme
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from agehelpers import paths
+from agehelpers.config import load_config
+from agehelpers.data.labels import label_error, utkface_labels
+from agehelpers.evaluation import comparison, label_quality
+from agehelpers.evaluation.errors import bias, cs, running_median
+from agehelpers.evaluation.intervals import coverage
+from agehelpers.evaluation.subgroups import by_subgroup, citable
+from agehelpers.photos.predict import PACKAGED
+from agehelpers.training.records import Record, read_record
+from tools.plan import PLAN
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent / "templates"), undefined=jinja2.StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
+BLOCKS = ("results", "ablation", "intervals")  # of the README, each a template and a function below
+FIGURE = "laptop_holdout"  # record that the figure and the page of subgroups show
+
+
+def render(template: str, **values: Any) -> str:
+    """The template of that name, filled in; an unknown name in it is an error."""
+    return TEMPLATES.get_template(f"{template}.md").render(**values)
+
+
+def marker(name: str, end: bool = False) -> str:
+    """The comment in the README where the block `name` begins or ends."""
+    return f"<!-- {name}: end -->" if end else f"<!-- {name}: begin (python -m tools.readme) -->"
+
+
+def with_block(text: str, block: str, begin: str, end: str) -> str:
+    """`text` with `block` between its two markers; ValueError where they are missing."""
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"README.md lacks the markers {begin} and {end}")
+    return f"{before}{begin}\n\n{block.strip()}\n\n{end}{after}"
+
+
+def planned_records() -> list[Record]:
+    """Records of the plan that have predictions; others in the folder are their maker's own."""
+    return comparison.training_records({one.name for one in PLAN})
+
+
+def record_of(name: str) -> Record:
+    """A committed record."""
+    return read_record(paths.records_folder() / name)
+
+
+def results_block() -> str:
+    """Markdown: the error of each family of records, what is planned and not measured, and published figures."""
+    labels = utkface_labels()
+    measured = comparison.summary(planned_records(), labels)
+    families = {one.family: one for one in PLAN if one.kind == "train" and one.family not in set(measured["family"])}
+    return render("results", measured=measured.to_dict("records"), label_error=label_error(labels),
+                  published=comparison.published().to_dict("records"),
+                  missing={name: load_config(one.profile, one.settings) for name, one in families.items()})
+
+
+def ablation_block() -> str:
+    """Markdown: what each part of the recipe is worth, from the record `laptop_ablation`."""
+    return render("ablation", rows=record_of("laptop_ablation").tables["effects"].to_dict("records"))
+
+
+def intervals_block() -> str:
+    """Markdown: coverage and width of the prediction intervals of each record."""
+    table = comparison.coverage_table(planned_records(), utkface_labels())
+    return render("intervals", records={name: rows.to_dict("records") for name, rows in table.groupby(
+        "record", sort=False)})
+
+
+def model_card() -> str:
+    """Markdown card of the packaged weights, from the record `laptop_packaged`."""
+    labels, record = utkface_labels(), record_of("laptop_packaged")
+    test = comparison.test_part(record, labels)
+    old = test[test["age"] >= 70]
+    rows = [{"name": getattr(row, key), "row": row} for key in ("age_band", "gender", "ethnicity")
+            for row in by_subgroup(test, key).itertuples()]
+    return render(
+        "model_card", file=PACKAGED.name, facts=record.facts, settings=record.settings, weights=record.facts["weights"],
+        mae=comparison.interval_of(test, "MAE"), cs5=comparison.interval_of(test, "CS@5"), subgroups=rows,
+        label_error=label_error(labels), baseline=comparison.baseline_of(record),
+        coverage=coverage(test).to_dict("records"), old_coverage=coverage(old, levels=[0.9])["coverage"].item(),
+        beyond=1 - cs(test, 10), old_bias=bias(old))
+
+
+def subgroup_page(name: str = FIGURE) -> str:
+    """Markdown page: error of one record by subgroup, with intervals and corrected tests, to be cited."""
+    record = record_of(name)
+    test = comparison.test_part(record, utkface_labels())
+    table = citable(test)
+    bands = {key: ", ".join(table.attrs["strata"].get(key, ["none"])) for key in ("gender", "ethnicity")}
+    return render("error_by_subgroup", name=name, facts=record.facts, settings=record.settings, n=len(test),
+                  clusters=test["cluster"].nunique(), bands=bands, columns=list(table),
+                  rows=table.itertuples(index=False))
+
+
+def suspected_labels() -> pd.DataFrame:
+    """`label_quality.suspects` from the out-of-fold predictions of the benchmark's splits that have a record."""
+    benchmark = [record.predictions for record in planned_records() if record.name.startswith("laptop_benchmark")]
+    found = label_quality.suspects(label_quality.out_of_fold(benchmark), utkface_labels())
+    return found.round({"prediction": 1, "spread": 1})
+
+
+def updated(text: str) -> str:
+    """The README `text` with its generated blocks as the records say."""
+    blocks = {"results": results_block, "ablation": ablation_block, "intervals": intervals_block}
+    for name in BLOCKS:
+        text = with_block(text, blocks[name](), marker(name), marker(name, end=True))
+    return text
+
+
+def figures(name: str = FIGURE) -> dict[str, Figure]:
+    """The README's figures by the names of their files in docs/."""
+    import matplotlib.pyplot as plt
+
+    from agehelpers import plots
+
+    labels, record = utkface_labels(), record_of(name)
+    test = comparison.test_part(record, labels)
+    baseline, label = comparison.baseline_of(record), label_error(labels)
+    references = [(baseline, f"median baseline: {baseline:.2f} years"),
+                  (label, f"label error, an estimate: {label:.1f} years")]
+    shown, (left, right) = plt.subplots(1, 2, figsize=(12.5, 4.8), layout="constrained", width_ratios=(1.15, 1))
+    plots.predicted_against_true(test, running_median(test), ax=left)
+    plots.error_by_subgroup(by_subgroup(test, "age_band"), "mae", references, ax=right)
+    start = record.settings["weights"] or "trained from scratch"
+    shown.suptitle(f"Record {name}: test pictures of UTKFace; {record.settings['backbone']}, {start}")
+    ours = comparison.summary(planned_records(), labels)
+    ours = ours[ours["family"] != "laptop_packaged"]
+    return {"results": shown, "published": plots.published_comparison(ours, comparison.published(), label)}
+
+
+def update(root: Path) -> None:
+    """Write the README's blocks, docs/ (figures and the page of subgroups), the model card, the suspected labels."""
+    texts = {root / "README.md": updated((root / "README.md").read_text()),
+             PACKAGED.with_name("README.md"): model_card(), root / "docs" / "error_by_subgroup.md": subgroup_page(),
+             root / "data" / "suspected_labels.csv": suspected_labels().to_csv(index=False)}
+    for name, figure in figures().items():
+        part = paths.temporary_beside(root / "docs" / f"{name}.png")
+        figure.savefig(part, format="png", dpi=110)
+        part.replace(root / "docs" / f"{name}.png")
+    for file, text in texts.items():
+        paths.write_atomically(file, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write all that is generated; 1 where something is missing."""
+    argparse.ArgumentParser("tools.readme", description=__doc__).parse_args(arguments)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    update(Path(__file__).resolve().parent.parent)
+    print("README.md, docs/, data/suspected_labels.csv and the model card written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
