@@ -337,9 +337,10 @@ def test_any_bytes_give_a_picture_or_an_error_of_ours_through_every_door(tmp_pat
         with pytest.raises(PictureError, match=entry):
             load_pixels(folder, one, 20)
     assert len(list(paths.cache_folder().iterdir())) == 1
-    found = predict_crops(PACKAGED, [folder / name for name in good["name"]])
-    assert len(found) == len(good) and found["prediction"].between(0, 120).all()
-    for entry in table.index[table["verdict"] == "rejected"][::3]:
+    blank = [name for name in good["name"] if decode(folder / name, 90).std(axis=(0, 1)).max() < 1]
+    found = predict_crops(PACKAGED, [folder / name for name in good["name"] if name not in blank])
+    assert len(found) > 50 and found["prediction"].between(0, 120).all()
+    for entry in [*blank, *table.index[table["verdict"] == "rejected"][::3]]:
         with pytest.raises(PictureError, match=entry):
             predict_crops(PACKAGED, [folder / entry])
 
