@@ -28,7 +28,8 @@ class DataSettings:
         default=None, description="folder of pictures; none: UTKFace where it is found, else drawn faces")
     protocol: str = Field(
         default="holdout", description="split protocol: holdout, benchmark, coral, coral_published, selection")
-    split_seed: int = Field(default=0, ge=0, description="with protocol=benchmark: which of the five splits")
+    split_seed: int = Field(
+        default=0, ge=0, description="which of the protocol's lists: 0, of benchmark 0 to 4; others are made by code")
     limit: int = Field(default=0, ge=0, description="use this many pictures, spread evenly over the parts (0: all)")
     image_size: int = Field(default=64, gt=0, description="side of what the network sees")
     grow_from: int | None = Field(
@@ -73,6 +74,8 @@ class MethodSettings:
     l1_weight: float = Field(default=0.1, ge=0, description="weight of |expected age - age| beside the cross-entropy")
     decode: Literal["median", "mean"] = Field(
         default="median", description="age of a distribution: its median or its mean")
+    balance_within: float = Field(
+        default=0.0, ge=0, description="years of validation MAE that a balanced decoding may cost; 0: plain decoding")
     start_at_median: bool = Field(default=True, description="the untrained model predicts the training median")
 
 
@@ -140,6 +143,14 @@ class Config(LoopSettings, MethodSettings, AugmentationSettings, DataSettings):
         return dataclasses.replace(self, image_size=size, cache_size=self.pixels_size, **weaker)
 
 
+# The starting point as far as it is stated: one output, L1, SGD 0.001 / 0.9 / 1e-4 at a constant rate. Its input size,
+# batch size and epochs are not stated; those of the two profiles are ours.
+STARTING_POINT: dict[str, Any] = {
+    "head": "regression", "start_at_median": False, "optimizer": "sgd", "lr": 0.001, "momentum": 0.9, "nesterov": False,
+    "weight_decay": 1e-4, "schedule": "constant", "ema": 0.0, "flip_average": False, "flip": False, "rotation": 0.0,
+    "scale": 0.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0}
+_LITE: dict[str, Any] = {"backbone": "timm/tf_efficientnet_lite0", "weights": "imagenet-pip"}
+
 PROFILES: dict[str, Config] = {
     "ci": Config(
         profile="ci", image_size=40, backbone="tiny", epochs=12, batch_size=32, lr=0.1, ema=0.9, sigma=3.0,
@@ -150,18 +161,13 @@ PROFILES: dict[str, Config] = {
         weight_decay=5e-4, warmup=0.15, rotation=8.0, scale=0.08, shift=0.04, brightness=0.1, contrast=0.1,
         augment_from=0.0, evaluate_every=2,
     ),
+    "start": Config(profile="start", **STARTING_POINT, **_LITE, image_size=112, epochs=9),
     "gpu": Config(
         profile="gpu", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", epochs=30, batch_size=256,
         lr=0.02, weight_decay=1e-4, ema=0.99, erase=0.25, checkpoint_steps=500,
     ),
-    # The starting point as far as it is stated: ResNet-50, ImageNet weights, one output, L1, SGD 0.001 / 0.9 / 1e-4.
-    # Input size, batch size, epochs and augmentation are not stated there; those here are ours.
-    "reference": Config(
-        profile="reference", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", head="regression",
-        start_at_median=False, epochs=30, batch_size=64, lr=0.001, momentum=0.9, nesterov=False, weight_decay=1e-4,
-        schedule="constant", ema=0.0, flip_average=False, rotation=0.0, scale=0.0, shift=0.0, brightness=0.0,
-        contrast=0.0, checkpoint_steps=500,
-    ),
+    "reference": Config(profile="reference", **STARTING_POINT, image_size=224, backbone="resnet50",
+                        weights="IMAGENET1K_V2", epochs=30, batch_size=64, checkpoint_steps=500),
 }
 
 

@@ -1,5 +1,6 @@
 """Where and how precisely to compute: device, precision, and what hardware was there."""
 
+import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
@@ -34,6 +35,17 @@ def pick_precision(config: Config, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager:
     """Mixed precision, or nothing for fp32."""
     return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for what is allocated next; elsewhere nothing happens.
+
+    A training step allocates the same large tensors again and again. By default each goes back to the system, which has
+    to clear its pages anew: a sixth of a step's time on a CPU.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,20 +1,25 @@
 """What a restructuring must not move, to the digit: labels, splits, records as read, predictions, drawn faces.
 
-unmoved.json was written by the code before the package was divided into rooms (commit 6e3578f).
+unmoved.json was written by the code before the package was divided into rooms (commit 6e3578f), its "tests" and
+"published" by the code before splits of UTKFace became committed lists (commit 2e72fdf). Moved on purpose since: the
+label table's clusters, which now hold copies that were missed, and with them what the lists have outside their tests
+(docs/split_lists.md).
 """
 
 import hashlib
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from agehelpers.config import config_from_dict
 from agehelpers.data.drawn import draw_faces
 from agehelpers.data.labels import read_labels
-from agehelpers.data.splits import make_split, split_hash
+from agehelpers.data.splits import coral_list, make_split
 from agehelpers.photos.predict import PACKAGED, predict_crops
 from agehelpers.training.records import read_record, same_settings
+from tools import split_lists
 
 ROOT = Path(__file__).resolve().parent.parent
 BEFORE = json.loads((ROOT / "tests" / "unmoved.json").read_text())
@@ -32,13 +37,26 @@ def labels():
 
 
 def test_the_label_table(labels):
-    assert {column: digest(labels[column]) for column in labels} == BEFORE["labels"]
+    found = {column: digest(labels[column]) for column in labels}
+    assert found.pop("cluster") != BEFORE["labels"]["cluster"]
+    assert found == {column: value for column, value in BEFORE["labels"].items() if column != "cluster"}
 
 
 @pytest.mark.parametrize("name", BEFORE["splits"])
-def test_the_splits(name, labels):
+def test_what_the_code_makes_of_the_first_clusters(name, labels):
+    copies = pd.read_csv(ROOT / "data" / "copies.csv", dtype="str")
+    assert split_lists.hash_of(split_lists.by_code(labels, copies, name)) == BEFORE["splits"][name]
+
+
+@pytest.mark.parametrize("name", BEFORE["tests"])
+def test_the_test_lists(name, labels):
     protocol, _, seed = name.rpartition("_")
-    assert split_hash(make_split(labels, protocol, int(seed))) == BEFORE["splits"][name]
+    split = make_split(labels, protocol, int(seed))
+    assert digest(split.loc[split["part"] == "test", "name"]) == BEFORE["tests"][name]
+
+
+def test_the_published_list():
+    assert digest(coral_list()["name"] + "\t" + coral_list()["part"]) == BEFORE["published"]
 
 
 @pytest.mark.parametrize("name", [name for name in BEFORE["records"] if name not in REPLACED])

@@ -19,11 +19,13 @@ from scipy import stats
 
 from agehelpers import paths
 from agehelpers.config import Config
+from agehelpers.data.bands import age_band
 from agehelpers.data.faces import SELECTION, prepare_faces
 from agehelpers.devices import pick_device
 from agehelpers.evaluation.bootstrap import confidence_interval
 from agehelpers.evaluation.tables import add_clusters
 from agehelpers.training.checkpoints import load_model
+from agehelpers.training.decoding import choose_decoding
 from agehelpers.training.records import circumstances, write_record
 from agehelpers.training.runs import predictions_of, settings_digest, train_faces
 
@@ -62,7 +64,7 @@ ROWS: dict[str, dict[str, Any]] = {  # name -> what it changes of the base
 # Ways to read the predictions of the base's trained networks.
 DECODINGS: dict[str, dict[str, Any]] = {
     "decoding: mean": {"decode": "mean"}, "no averaging over the mirror image": {"flip_average": False}}
-ENSEMBLE = "ensemble of the base's seeds"
+WITHIN = 0.05  # years of validation MAE that the decoding for rare ages may cost
 
 
 def budgeted(config: Config) -> Config:
@@ -88,13 +90,16 @@ def train_row(config: Config, folder: Path, name: str, threads: int = 0) -> dict
             paths.write_json(result, facts | {"state": "diverged"})
             return facts | {"state": "diverged"}
         best = load_model(place / "best.safetensors")
-        table = faces.part("validation")[["name", "age"]].reset_index(drop=True)
         readings: dict[str, dict[str, Any]] = {name: {}} | (DECODINGS if name == "base" else {})
+        tables = []
         for reading, change in readings.items():
-            seen = dataclasses.replace(config, **change)
-            best.head.decode = seen.decode
-            table[reading] = predictions_of(best, dataclasses.replace(faces, config=seen), "validation")["prediction"]
-        paths.write_atomically(place.with_suffix(".csv"), table.to_csv(index=False))
+            seen = dataclasses.replace(faces, config=dataclasses.replace(config, **change))
+            best.head.decode = seen.config.decode
+            choose_decoding(best, seen, WITHIN)
+            table = predictions_of(best, seen, "validation").rename(columns={"prediction": "balanced"})
+            plain = table["plain"] if "plain" in table else table["balanced"]  # tau 0, or no distribution
+            tables.append(table[["name", "age", "balanced"]].assign(row=reading, plain=plain))
+        paths.write_atomically(place.with_suffix(".csv"), pd.concat(tables).to_csv(index=False))
         seconds = round(float(history["seconds"].sum()), 1)
         paths.write_json(result, facts | {"state": "complete", "seconds": seconds})
         shutil.rmtree(place, ignore_errors=True)
@@ -142,78 +147,87 @@ def ablate(config: Config, folder: Path, rows: dict[str, dict[str, Any]] | None 
     write_record(folder / "record", circumstances(faces, seconds) | {
         "rows": rows, "seeds": seeds, "workers": workers, "threads_each": threads or None,
         "diverged": [job["row"] for job in done if job["state"] == "diverged"],
-    }, {"runs": measured.drop(columns="error"), "effects": effects})
+    }, {"runs": measured.drop(columns="errors"), "effects": effects})
     return effects
 
 
 def read_rows(done: list[dict[str, Any]], labels: pd.DataFrame) -> pd.DataFrame:
-    """One row a training and reading: row, seed, epochs, seconds, val_mae, val_cs5, error (a table: cluster, error)."""
+    """One row a training and reading: row, seed, epochs, seconds, val_mae, val_cs5, balanced_mae (years), and errors.
+
+    ``errors`` is a table: cluster, plain and balanced, in years, absolute; the latter times the picture's weight, by
+    which its mean is that of the age bands' means.
+    """
     rows = []
     for job in (job for job in done if job["state"] == "complete"):
-        table = add_clusters(pd.read_csv(job["file"]), labels)
-        for name in table.columns.drop(["name", "age", "cluster"]):
-            error = table[name] - table["age"]
+        for name, table in add_clusters(pd.read_csv(job["file"]), labels).groupby("row", sort=False):
+            plain, balanced = ((table[column] - table["age"]).abs() for column in ("plain", "balanced"))
+            band = pd.Series(age_band(table["age"]).codes, table.index)
+            weight = len(table) / band.nunique() / band.groupby(band).transform("size")
             rows.append({"row": name, "seed": job["seed"], "epochs": job["epochs"], "seconds": job["seconds"],
-                         "val_mae": round(float(error.abs().mean()), 4),
-                         "val_cs5": round(float((error.abs() <= 5).mean()), 4),
-                         "error": pd.DataFrame({"cluster": table["cluster"], "error": error})})
+                         "val_mae": round(float(plain.mean()), 4), "val_cs5": round(float((plain <= 5).mean()), 4),
+                         "balanced_mae": round(float((weight * balanced).mean()), 4),
+                         "errors": pd.DataFrame({"cluster": table["cluster"], "plain": plain,
+                                                 "balanced": weight * balanced}).reset_index(drop=True)})
     return pd.DataFrame(rows)
 
 
 def compare(measured: pd.DataFrame) -> pd.DataFrame:
-    """Each row against "base": mean over seeds, difference of the MAE and its 95 % confidence interval.
+    """Each row against "base": means over seeds, differences of them and their 95 % confidence intervals.
 
     The interval adds two parts. That of the pictures comes from a paired bootstrap of the difference, copies together.
-    That of the seeds is pooled over all trained rows, since two seeds say little about one row, and takes Student's
-    quantile. Rows that read the base's own networks another way are paired by seed; their variance is that of the
-    differences, pooled over such rows. `ENSEMBLE` is the mean prediction of the base's networks. Its error cannot be
-    above their mean error, so its interval (of the pictures alone) is no test of whether it pays. All rows share the
-    base's runs: if these were lucky or unlucky, all differences are shifted together.
+    That of the seeds is estimated over all trained rows, since two seeds say little about one row (`seed_noise`). Rows
+    that read the base's own networks another way are paired by seed; their noise is that of the differences. All rows
+    share the base's runs: if these were lucky or unlucky, all differences are shifted together.
 
     Returns
     -------
     DataFrame
-        row, runs, epochs, seconds (of one training; of both for the ensemble), val_mae (mean over seeds, years),
-        val_cs5 (a share), difference, low, high (years; negative: better than the base), seed_sd (years, pooled, the
-        same in each row).
+        row, runs, epochs, seconds (of one training), val_cs5 (a share), and in years, of the plain decoding, val_mae,
+        difference, low, high (negative: better than the base), seed_sd (the same in each trained row), and of the
+        decoding that was chosen for rare ages (`training.decoding`) balanced_mae, balanced_difference, ...
     """
     by_row = {str(name): part.sort_values("seed") for name, part in measured.groupby("row", sort=False)}
     if "base" not in by_row:
         raise ValueError("the base of the ablation is missing or diverged; a lower lr in BASE usually helps")
-    base, pooled = by_row["base"], _seed_variance(by_row, paired=False)
-    base_error = np.abs(_errors(base)).mean(axis=0)
-    cluster = base["error"].iloc[0]["cluster"]
     rows = []
-    for name, part in [*by_row.items(), (ENSEMBLE, base)]:
-        ensemble = name == ENSEMBLE
-        error = np.abs(_errors(part).mean(axis=0, keepdims=True) if ensemble else _errors(part))
-        difference = confidence_interval(error.mean(axis=0) - base_error, clusters=cluster)
-        variance, freedom = _seed_variance(by_row, paired=True) if name in DECODINGS else pooled
-        of_seeds = variance / len(part) if name in DECODINGS else variance * (1 / len(part) + 1 / len(base))
-        if name == "base" or ensemble:
-            of_seeds = 0.0
-        half = (((difference.high - difference.low) / 2) ** 2
-                + stats.t.ppf(0.975, max(1, freedom)) ** 2 * of_seeds) ** 0.5
-        rows.append({"row": name, "runs": len(part), "epochs": part["epochs"].iloc[0],
-                     "seconds": round(part["seconds"].sum() if ensemble else part["seconds"].mean(), 1),
-                     "val_mae": error.mean(), "val_cs5": (error <= 5).mean(),
-                     "difference": difference.value, "low": difference.value - half, "high": difference.value + half,
-                     "seed_sd": pooled[0] ** 0.5})
+    for name, part in by_row.items():
+        row = {"row": name, "runs": len(part), "epochs": part["epochs"].iloc[0],
+               "seconds": round(part["seconds"].mean(), 1), "val_cs5": part["val_cs5"].mean()}
+        for column, measure, prefix in (("plain", "val_mae", ""), ("balanced", "balanced_mae", "balanced_")):
+            found = _against_base(by_row, name, column)
+            row |= {measure: found.pop("mean")} | {f"{prefix}{key}": value for key, value in found.items()}
+        rows.append(row)
     return pd.DataFrame(rows).round(4)
 
 
-def _errors(part: pd.DataFrame) -> np.ndarray:
-    """Errors in years of a row's runs, [runs, pictures]."""
-    return np.stack([table["error"] for table in part["error"]])
+def _against_base(by_row: dict[str, pd.DataFrame], name: str, column: str) -> dict[str, float]:
+    """Mean of a row, its difference to the base with the ends of its interval, and the noise of seeds, in years."""
+    errors = {row: np.stack([table[column] for table in part["errors"]]) for row, part in by_row.items()}
+    base, own, reading = errors["base"], errors[name], name in DECODINGS
+    difference = confidence_interval(own.mean(axis=0) - base.mean(axis=0),
+                                     clusters=by_row["base"]["errors"].iloc[0]["cluster"])
+    means = [error.mean(axis=1) - (base.mean(axis=1) if reading else 0)
+             for row, error in errors.items() if (row in DECODINGS) == reading]
+    noise, freedom = seed_noise(means)
+    of_seeds = 0.0 if name == "base" else noise**2 * (1 / len(own) + (0 if reading else 1 / len(base)))
+    half = (((difference.high - difference.low) / 2) ** 2 + stats.t.ppf(0.975, freedom) ** 2 * of_seeds) ** 0.5
+    return {"mean": float(own.mean()), "difference": difference.value, "low": difference.value - half,
+            "high": difference.value + half, "seed_sd": noise}
 
 
-def _seed_variance(by_row: dict[str, pd.DataFrame], paired: bool) -> tuple[float, int]:
-    """Variance of the MAE over seeds and its degrees of freedom, pooled over the trained rows (NaN for one seed).
+def seed_noise(rows: list[np.ndarray]) -> tuple[float, int]:
+    """Standard deviation over seeds, estimated robustly from the values [seeds] of several rows; degrees of freedom.
 
-    `paired`: of the difference to the base, pooled over the `DECODINGS`.
+    The median absolute deviation from the rows' own means, scaled to a normal distribution: one restless row cannot
+    make up most of it, as it does in a pooled variance. The median uses 37 % of what a variance would, so that share of
+    the rows' degrees of freedom is left. NaN for one seed.
+
+    >>> seed_noise([np.array([5.0, 5.1]), np.array([4.0, 4.1]), np.array([6.0, 9.0])])[0]  # 0.05 * 2 ** 0.5 / 0.6745
+    0.1048...
     """
-    rows = [part for name, part in by_row.items() if (name in DECODINGS) == paired]
-    base = by_row["base"]["val_mae"].to_numpy()
-    variances = [(part["val_mae"].to_numpy() - base if paired else part["val_mae"].to_numpy()).var(ddof=1)
-                 if len(part) > 1 else np.nan for part in rows]
-    return float(np.mean(variances)) if rows else 0.0, sum(len(part) - 1 for part in rows)
+    freedom = sum(len(values) - 1 for values in rows)
+    if freedom == 0:
+        return np.nan, 1
+    deviations = [np.abs(values - values.mean()) * (len(values) / (len(values) - 1)) ** 0.5
+                  for values in rows if len(values) > 1]
+    return float(np.median(np.concatenate(deviations)) / stats.norm.ppf(0.75)), max(1, round(0.37 * freedom))

@@ -31,7 +31,7 @@ from agehelpers.training.records import (
     save_record,
     write_record,
 )
-from agehelpers.training.runs import mae_by_part, predictions_of, run, run_folder
+from agehelpers.training.runs import balanced_mae_by_part, mae_by_part, predictions_of, run, run_folder
 from tools import ablation
 
 
@@ -81,6 +81,7 @@ def _splits(family: str, profile: str, minutes: int, settings: dict[str, Any], f
 _SCRATCH = {"weights": None, "epochs": 60, "grow_from": 128}
 PLAN: tuple[Planned, ...] = (
     Planned("laptop_grid", "grid", "laptop", 4),
+    Planned("start_grid", "grid", "start", 60),
     Planned("laptop_ablation", "ablation", "laptop", 35),
     Planned("laptop_holdout", "train", "laptop", 33),
     Planned("laptop_packaged", "package", "laptop", 1),
@@ -107,7 +108,7 @@ def state(planned: Planned) -> str:
         return "needs UTKFace"
     if planned.profile in ("gpu", "reference") and not torch.cuda.is_available():
         return "needs a CUDA GPU"
-    if planned.profile == "laptop" and torch.cuda.is_available():
+    if planned.profile in ("laptop", "start") and torch.cuda.is_available():
         return "is of a CPU: hide the GPU with CUDA_VISIBLE_DEVICES="
     return "to do"
 
@@ -197,6 +198,7 @@ def package(config: Config, target: Path) -> Path:
     (folder / "halves.safetensors").unlink()
     return write_record(folder, record.facts | {
         "config": asdict(config), "intervals": intervals, "mae": record.facts["mae"] | mae_by_part(predictions),
+        "balanced_mae": record.facts.get("balanced_mae", {}) | balanced_mae_by_part(predictions),
         "weights": {"file": paths.relative(target), "bytes": target.stat().st_size, "precision": "float16",
                     "sha256": hashlib.sha256(target.read_bytes()).hexdigest(), "predicted_in": "float32"}},
         {"predictions": predictions, "history": record.history})

@@ -12,10 +12,11 @@ from PIL import Image
 
 from agehelpers import paths
 from agehelpers.data import decoder
-from agehelpers.data.duplicates import cluster_numbers
+from agehelpers.data.duplicates import cluster_numbers, copy_pairs
 from agehelpers.data.names import VERDICTS, Label, parse_name
+from agehelpers.data.registration import SIDE
 
-VERSION = 1  # of the table's content; raised when a folder comes out differently, so that no older cache is read
+VERSION = 2  # of the table's content; raised when a folder comes out differently, so that no older cache is read
 THUMBNAIL = 16  # pixels; side of the grey picture by which near-identical ones are found
 
 _TYPES = {"name": "str", "age": "Int64", "gender": "str", "ethnicity": "str", "timestamp": "str", "sha256": "str",
@@ -24,7 +25,7 @@ _TYPES = {"name": "str", "age": "Int64", "gender": "str", "ethnicity": "str", "t
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """One entry of the folder: read once, decoded and measured; by column, and ``thumbnail``, uint8 [256] of grey."""
+    """One entry of the folder: read once, decoded and measured; by column, ``thumbnail`` and ``grey``."""
     import cv2
 
     # A name that cannot be printed (and so not written to a CSV either) is shown escaped.
@@ -38,6 +39,7 @@ def _read(path: Path) -> dict[str, Any]:
         levels = np.asarray(grey)
         laplacian = cv2.Laplacian(levels, cv2.CV_16S, ksize=1)  # whole numbers: exact, and faster than CV_64F
         row |= {"thumbnail": np.asarray(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel(),
+                "grey": np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX)),
                 "brightness": round(cv2.mean(levels)[0], 1),
                 "sharpness": round(cv2.meanStdDev(laplacian)[1].item() ** 2, 1)}
         decoder.check_square(picture, name)
@@ -47,14 +49,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def build_labels(folder: Path) -> pd.DataFrame:
-    """Label table of `folder`: one row per entry, hidden ones excepted, sorted by name. Nothing in it stops it.
+    """The label table of `folder` alone, see `index_folder`."""
+    return index_folder(folder)[0]
 
+
+def index_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Label table of `folder`, and the table of its copies. Nothing in the folder stops it.
+
+    The label table has one row per entry, hidden ones excepted, sorted by name.
     Columns: ``name``; ``age`` (years), ``gender``, ``ethnicity``, ``timestamp`` as the name says; ``sha256``, first 16
-    digits of the content's; ``cluster``, one number for copies of one photo (see `duplicates.cluster_numbers`);
+    digits of the content's; ``cluster``, one number for copies of one photo (see `duplicates.copy_pairs`);
     ``copies``, files with this content; ``conflict``, copies disagree in a label; ``bytes``, size of the file;
     ``brightness``, mean grey level, 0 to 255 (luma of ITU-R BT.601); ``sharpness``, variance of the Laplacian of the
     grey levels (Pech-Pacheco et al., ICPR 2000), comparable between pictures of one size only, since it is measured at
     the picture's own; ``verdict`` and ``reason``. What could not be read or decoded is NA.
+    That of copies has one row per pair: ``name_a`` < ``name_b``, ``kind``, ``correlation`` (see
+    `duplicates.copy_pairs`), ``age_a`` and ``age_b`` (years), sorted by names.
     FileNotFoundError, NotADirectoryError, ValueError: there is no such folder, it is a file, or it holds nothing.
     """
     folder = Path(folder)
@@ -67,15 +77,20 @@ def build_labels(folder: Path) -> pd.DataFrame:
         raise ValueError(f"{folder} is empty; name the folder that holds the faces themselves")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(_read, (folder / name for name in names)))
-    table = pd.DataFrame(rows).reindex(columns=[*_TYPES, "thumbnail"])
+    table = pd.DataFrame(rows).reindex(columns=[*_TYPES, "thumbnail", "grey"])
     good = table["verdict"] != "rejected"
     same = table[good].groupby("sha256")
     table["copies"] = same["name"].transform("size")
     differs = same[["age", "gender", "ethnicity"]].transform("nunique").gt(1).any(axis=1)
     table["conflict"] = differs.reindex(table.index, fill_value=False)
     thumbnails = np.array(table.loc[good, "thumbnail"].tolist(), np.uint8).reshape(-1, THUMBNAIL**2)
-    table.loc[good, "cluster"] = cluster_numbers(table.loc[good, "sha256"], thumbnails)
-    return table[list(_TYPES)].astype(_TYPES)
+    greys = np.array(table.loc[good, "grey"].tolist(), np.uint8).reshape(-1, SIDE, SIDE)
+    pairs = copy_pairs(table.loc[good, "sha256"], thumbnails, greys)
+    table.loc[good, "cluster"] = cluster_numbers(int(good.sum()), pairs)
+    table = table[list(_TYPES)].astype(_TYPES)
+    a, b = (table[good].iloc[pairs[side]].reset_index(drop=True) for side in ("a", "b"))
+    return table, pd.DataFrame({"name_a": a["name"], "name_b": b["name"], "kind": pairs["kind"],
+                                "correlation": pairs["correlation"], "age_a": a["age"], "age_b": b["age"]})
 
 
 def cached_labels(folder: Path) -> pd.DataFrame:

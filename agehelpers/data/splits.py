@@ -1,6 +1,12 @@
-"""From the label table to a split: which picture is for training, validation, calibration of intervals, or the test."""
+"""From the label table to a split: which picture is for training, validation, calibration of intervals, or the test.
+
+Splits of UTKFace are committed lists, which no release of a library can move; other faces are split by the code below,
+which made those lists too (tools/split_lists.py).
+"""
 
 import hashlib
+import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +16,8 @@ from sklearn.model_selection import train_test_split
 from agehelpers.data.labels import usable
 
 STRATUM = 25  # clusters in an age stratum at least, so that 8 % of it is still one or two
+UTKFACE_LISTS = Path(__file__).with_name("utkface_splits.csv")  # beside it their hashes, in a .json of that name
+UTKFACE_SHARE = 0.95  # of all names here or there, in both: from there on a label table is UTKFace
 
 
 def _strata(ages: pd.Series) -> np.ndarray:
@@ -55,9 +63,35 @@ def _benchmark(rows: pd.DataFrame, seed: int) -> pd.Series:
     return _parts(rows, 1000 + seed, test=0.2, validation=0.25, calibration=0.5)
 
 
+@cache
+def _utkface_lists() -> tuple[pd.DataFrame, dict[str, str]]:
+    """Parts by name of the picture and of the list (protocol_seed), not checked yet, and the hashes of the lists."""
+    return (pd.read_csv(UTKFACE_LISTS, dtype="str", index_col="name"),
+            json.loads(UTKFACE_LISTS.with_suffix(".json").read_text()))
+
+
+@cache
+def _utkface_list(name: str) -> pd.Series:
+    """Part by picture of the committed list `name`; ValueError where its hash is not the committed one."""
+    table, hashes = _utkface_lists()
+    part = table.get(name, pd.Series(dtype="str")).dropna()
+    if (found := split_hash(pd.DataFrame({"name": part.index, "part": part.array}))) != (right := hashes.get(name)):
+        raise ValueError(f"{UTKFACE_LISTS} or its .json is damaged or edited: the hash of the list {name} is {found}, "
+                         f"not {right}; restore both files with git, or install the package again")
+    return part
+
+
+def is_utkface(names: pd.Series) -> bool:
+    """Whether these are UTKFace's names, but for a few that are missing or unknown (see `UTKFACE_SHARE`)."""
+    listed = _utkface_lists()[0].index
+    both = sum(name in listed for name in names)
+    return both >= UTKFACE_SHARE * (len(names) + len(listed) - both)
+
+
 def coral_list() -> pd.DataFrame:
     """The published list of ages 21 to 60 (CORAL, arXiv 1901.07884): columns name, part ("train" or "test")."""
-    return pd.read_csv(Path(__file__).with_name("coral.csv"), dtype="str")
+    published = _utkface_list("coral_published_0").replace({"validation": "train", "calibration": "train"})
+    return published.rename("part").reset_index()
 
 
 def _coral_published(rows: pd.DataFrame, seed: int) -> pd.Series:
@@ -71,7 +105,7 @@ def _coral_published(rows: pd.DataFrame, seed: int) -> pd.Series:
 
 
 def _coral(rows: pd.DataFrame, seed: int) -> pd.Series:
-    """The published test; the other parts less what is identical or near-identical to a test picture."""
+    """The published test; the other parts less the copies of its pictures."""
     part = _coral_published(rows, seed)
     return part.mask((part != "test") & rows["cluster"].isin(rows.loc[part == "test", "cluster"]))
 
@@ -96,14 +130,28 @@ def make_split(labels: pd.DataFrame, protocol: str = "holdout", seed: int = 0) -
     Parts are train, validation (it chooses the epoch), calibration (it chooses nothing: for intervals) and test.
     `protocol` is one of `PROTOCOLS`; pictures that it leaves out have no row. "selection" has train and validation.
     Copies of one photo (same ``cluster``) are always in one part, except in "coral_published", whose published lists
-    leak (see `leaks`). The result depends on names, ages, clusters and `seed` only, not on the order of rows.
-    ValueError for an unknown `protocol`, fewer than 3 clusters, or pictures that a published list names and the label
-    table lacks.
+    leak (see `leaks`).
+
+    Where the names are UTKFace's (`is_utkface`), seed 0 of each protocol, and 0 to 4 of "benchmark", are the committed
+    lists, whatever the table's clusters and ages say. A picture that such a list names and the folder lacks has no row,
+    so the split has another hash; one that the list does not know has none either, and takes no part
+    (``labels[~labels["name"].isin(split["name"])]`` shows both). Other seeds and other faces are split by code, which
+    a release of scikit-learn may change: the result depends on names, ages, clusters and `seed` only, not on the order
+    of rows. Other seeds of "selection" split the pictures of its list anew.
+
+    ValueError for an unknown `protocol`, a damaged list, fewer than 3 clusters, or pictures that a published list names
+    and the label table lacks.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     rows = usable(labels).sort_values("name", ignore_index=True)
-    part = PROTOCOLS[protocol](rows, seed)
+    utkface = is_utkface(rows["name"])
+    if utkface and (name := f"{protocol}_{seed}") in set().union(*_utkface_lists()):
+        part = rows["name"].map(_utkface_list(name))
+    elif utkface and protocol == "selection":  # the code's own test lists are others than the committed ones
+        part = _parts(rows[rows["name"].isin(_utkface_list("selection_0").index)], seed, validation=0.2)
+    else:
+        part = PROTOCOLS[protocol](rows, seed)
     return pd.DataFrame({"name": rows["name"], "part": part}).dropna(ignore_index=True).astype("str")
 
 
@@ -123,12 +171,12 @@ def split_hash(split: pd.DataFrame) -> str:
     >>> split_hash(pd.DataFrame({"name": ["b", "a"], "part": ["test", "train"]}))
     'b58c6f546f22'
     """
-    lines = sorted(split["name"] + "\t" + split["part"])
+    lines = sorted(map("\t".join, zip(split["name"], split["part"], strict=True)))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def leaks(labels: pd.DataFrame, split: pd.DataFrame) -> int:
-    """Number of pictures of other parts that have an identical or near-identical one in training."""
+    """Number of pictures of other parts that have a copy in training."""
     rows = split.merge(labels[["name", "cluster"]], on="name", validate="one_to_one")
     train = rows["part"] == "train"
     return int(rows.loc[~train, "cluster"].isin(rows.loc[train, "cluster"]).sum())

@@ -1,12 +1,13 @@
 """Several records side by side: error, coverage, published figures, and yardsticks for all of them."""
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from agehelpers import paths
+from agehelpers.data.bands import age_band, balanced_mean
 from agehelpers.data.labels import committed, label_error
 from agehelpers.data.splits import PROTOCOLS, make_split
 from agehelpers.evaluation.bootstrap import ConfidenceInterval, confidence_interval
@@ -62,6 +63,8 @@ def summary(records: Sequence[Record], labels: pd.DataFrame) -> pd.DataFrame:
     network, splits, pictures (test), baseline (median baseline's MAE), minutes (of training, mean), place, and for mae
     (years) and cs5 (a share) the mean, _low, _high and _sd. For one run low and high are the 95 % bootstrap interval
     over test pictures and sd is NaN; for several they are the lowest and highest run, and sd is the standard deviation.
+    Means too, in years: balanced, the balanced MAE, and by the decoding without adjustment for rare ages plain_mae and
+    plain_balanced.
     """
     families: dict[str, list[Record]] = {}
     for record in sorted(records, key=_place):
@@ -80,6 +83,10 @@ def _family_row(family: str, members: list[Record], labels: pd.DataFrame) -> dic
            "baseline": np.mean([baseline_of(record) for record in members]),
            "minutes": np.mean([record.facts["training_seconds"] for record in members]) / 60,
            "place": hardware["card"] or f"{hardware['threads']} of {hardware['cores']} CPU cores, {facts['precision']}"}
+    for key, column in (("", "prediction"), ("plain_", "plain")):
+        found = [(test.get(column, test["prediction"]) - test["age"]).abs() for test in tests]
+        row |= {f"{key}mae": np.mean([error.mean() for error in found]), f"{key}balanced": np.mean(
+            [balanced_mean(error, age_band(test["age"]).codes) for error, test in zip(found, tests, strict=True)])}
     for key, metric in (("mae", "MAE"), ("cs5", "CS@5")):
         intervals = [interval_of(test, metric) for test in tests]
         values = [interval.value for interval in intervals]
@@ -87,6 +94,30 @@ def _family_row(family: str, members: list[Record], labels: pd.DataFrame) -> dic
         row |= {key: np.mean(values), f"{key}_low": low, f"{key}_high": high,
                 f"{key}_sd": np.std(values, ddof=1) if len(values) > 1 else np.nan}
     return row
+
+
+def against(ours: Sequence[Record], others: Mapping[str, Sequence[Record]], labels: pd.DataFrame) -> pd.DataFrame:
+    """Other recipes against ours on the same test pictures, each the mean of its runs (seeds).
+
+    Columns recipe, runs, mae, lowest, highest (of its runs), difference (years; positive: worse than ours) and the ends
+    low and high of its 95 % interval: a paired bootstrap over clusters of the pictures' mean errors. It covers the
+    choice of test pictures; how far seeds lie apart stands beside it. The first row is ours.
+    ValueError where the test pictures are not the same.
+    """
+    def absolute(records: Sequence[Record]) -> pd.DataFrame:
+        tests = (test_part(record, labels).set_index("name") for record in records)
+        return pd.concat([(test["prediction"] - test["age"]).abs() for test in tests], axis=1)
+
+    base, rows = absolute(ours), []
+    clusters = labels.set_index("name")["cluster"].reindex(base.index)
+    for recipe, records in {"ours": ours, **others}.items():
+        error = absolute(records)
+        if set(error.index) != set(base.index) or error.isna().any(axis=None):
+            raise ValueError(f"{recipe}: its test pictures are not ours; compare records of one split")
+        paired = confidence_interval((error.mean(axis=1) - base.mean(axis=1))[base.index], clusters=clusters)
+        rows.append({"recipe": recipe, "runs": len(records), "mae": error.mean().mean(), "lowest": error.mean().min(),
+                     "highest": error.mean().max(), **dict(zip(("difference", "low", "high"), paired, strict=True))})
+    return pd.DataFrame(rows)
 
 
 def coverage_table(records: Sequence[Record], labels: pd.DataFrame) -> pd.DataFrame:

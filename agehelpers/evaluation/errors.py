@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from agehelpers.data.bands import balanced_mean
 from agehelpers.data.labels import identical_pairs
 from agehelpers.evaluation.bootstrap import ConfidenceInterval, confidence_interval, share
 from agehelpers.evaluation.tables import age_band, check_predictions, errors
@@ -29,6 +30,26 @@ def mae(predictions: pd.DataFrame) -> float:
     4.0
     """
     return float(np.abs(errors(predictions)).mean())
+
+
+def balanced(values: Any, predictions: pd.DataFrame) -> ConfidenceInterval:
+    """Mean over the age bands of the mean of `values` [n] in each, which are of the rows of `predictions`.
+
+    They are absolute errors, or by how much two ways to predict differ in them (a paired comparison).
+    """
+    pairs = np.column_stack([values, age_band(predictions["age"]).codes])
+    return confidence_interval(pairs, lambda rows: balanced_mean(rows[:, 0], rows[:, 1].astype(int)),
+                               predictions.get("cluster"))
+
+
+def balanced_mae(predictions: pd.DataFrame, column: str = "prediction") -> ConfidenceInterval:
+    """Balanced MAE of `column`, years: the mean of the age bands' MAE, in which few old count as much as many young.
+
+    >>> balanced_mae(pd.DataFrame({"age": [20, 22, 24, 75], "prediction": [21, 23, 25, 70]})).value
+    3.0
+    """
+    check_predictions(predictions, column)
+    return balanced((predictions[column] - predictions["age"]).abs(), predictions)
 
 
 def bias(predictions: pd.DataFrame) -> float:

@@ -87,7 +87,7 @@ def suspects(predictions: pd.DataFrame, labels: pd.DataFrame, k: int = 100, apar
     """Labels to look at: the `k` most surprising of `predictions`, and of `labels` all copies `apart` years apart.
 
     `predictions`: out of fold, columns name, age, prediction, spread. Columns name, age, prediction, spread, score (the
-    absolute error in spreads; NaN without a prediction), copies (labels of all identical or near-identical pictures,
+    absolute error in spreads; NaN without a prediction), copies (labels of all copies of the photo,
     where they differ), reason ("prediction", "copies" or "both"); the most surprising first. Of copies that disagree
     both are listed, though one may be right; and a surprise may be the model's own fault.
     """

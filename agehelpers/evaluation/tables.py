@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from agehelpers.data.bands import age_band
 from agehelpers.data.names import ETHNICITIES, GENDERS
 
-# The age bands of FairFace (Karkkainen and Joo, WACV 2021), years.
-AGE_BANDS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
 _KNOWN = {"gender": GENDERS, "ethnicity": ETHNICITIES}
 
 
@@ -40,16 +39,6 @@ def add_clusters(predictions: pd.DataFrame, labels: pd.DataFrame, *more: str) ->
         raise ValueError(f"{len(unknown)} pictures are not in the label table, such as {unknown[0]}: "
                          "is it of other faces?")
     return predictions.merge(labels[["name", "cluster", *more]], on="name", how="left", validate="many_to_one")
-
-
-def age_band(ages: Any) -> pd.Categorical:
-    """The AGE_BANDS of `ages` [n]; predictions are first rounded to whole years, as labels are, and cut at 0.
-
-    >>> age_band([0, 19.4, 19.5, 116]).tolist()
-    ['0-2', '10-19', '20-29', '70+']
-    """
-    whole = np.floor(np.clip(np.asarray(ages, float), 0, None) + 0.5)
-    return pd.cut(whole, [0, 3, *range(10, 80, 10), np.inf], right=False, labels=AGE_BANDS)
 
 
 def subgroup_of(table: pd.DataFrame, key: str) -> pd.Series:

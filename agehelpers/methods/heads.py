@@ -5,7 +5,7 @@ A head is a module from features [B, C] to raw outputs [B, K] that knows what th
 - ``loss(outputs, ages)``: the loss of each picture, [B];
 - ``ages(outputs)``: predictions in years, [B];
 - ``distribution(outputs)``: probabilities of the ages 0, 1, ..., 100, [B, 101], or None where it has none; ages and
-  spread follow from it;
+  spread follow from it, once `adjust` has been called for rare ages too (`training.decoding`);
 - ``start_at(ages)``: set the biases so that the untrained head predicts what the training ages suggest.
 
 Its constructor takes the width C and, by name, the settings of `Config` that it uses. To add one, write the class, put
@@ -13,6 +13,7 @@ it into `HEADS`, and give it a row in `METHODS` (docs/adding_a_method.md).
 """
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +28,50 @@ class Head(nn.Module):
     """What all heads share: no distribution, hence no spread, and no opinion about where to start."""
 
     decode: str = "median"  # or "mean", of heads that predict a distribution
+    tau: float = 0.0  # strength of the adjustment, and what it divides by; not among the weights
+    prior: tuple[float, ...] = ()
+
+    def adjust(self, tau: float, prior: Sequence[float]) -> None:
+        """From now on ages and spread are read from p / prior^tau, renormalised; `prior` [101], positive; 0 undoes it.
+
+        This is the logit adjustment of a trained model (Menon et al., ICLR 2021, arXiv 2007.07314). The median then
+        has the least expected absolute error, were the error at each age weighed by prior^-tau.
+        """
+        if len(prior) != MAX_AGE + 1 or min(prior) <= 0 or tau < 0:
+            raise ValueError(f"an adjustment needs tau >= 0 and {MAX_AGE + 1} positive numbers")
+        self.tau, self.prior = float(tau), tuple(map(float, prior))
 
     def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
         """Loss of each picture, [B]."""
         raise NotImplementedError
 
     def ages(self, outputs: Tensor) -> Tensor:
-        """Predictions in years, [B]: of a distribution its median or mean, as `decode` says."""
-        p = self.distribution(outputs)
+        """Predictions in years, [B]: `age_of` the adjusted distribution."""
+        p = self.adjusted(outputs)
         if p is None:
             raise NotImplementedError
+        return self.age_of(p)
+
+    def age_of(self, p: Tensor) -> Tensor:
+        """Of distributions [B, 101] the median or the mean, as `decode` says, in years [B]."""
         return (p * _bins(p)).sum(1) if self.decode == "mean" else median_age(p)
 
     def distribution(self, outputs: Tensor) -> Tensor | None:
         """Probabilities of the ages 0 to 100, [B, 101], or None."""
         return None
 
-    def spread(self, outputs: Tensor) -> Tensor | None:
-        """Standard deviation of the distribution in years, [B], or None."""
+    def adjusted(self, outputs: Tensor) -> Tensor | None:
+        """The distribution after `adjust`, [B, 101]; as it is without one."""
         p = self.distribution(outputs)
+        if p is None or self.tau == 0:
+            return p
+        prior = p.new_tensor(self.prior)
+        p = p * (prior.min() / prior) ** self.tau
+        return p / p.sum(1, keepdim=True)
+
+    def spread(self, outputs: Tensor) -> Tensor | None:
+        """Standard deviation of the adjusted distribution in years, [B], or None."""
+        p = self.adjusted(outputs)
         if p is None:
             return None
         mean = (p * _bins(p)).sum(1, keepdim=True)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agehelpers.config import STARTING_POINT
+
 
 @dataclass(frozen=True)
 class Method:
@@ -18,15 +20,12 @@ class Method:
 # What this project's own methods share; picture size, epochs, batch and strength of augmentation are the profile's.
 _OURS = {"start_at_median": True, "optimizer": "sgd", "momentum": 0.9, "nesterov": True,
          "weight_decay": 5e-4, "schedule": "one_cycle", "ema": 0.995, "flip_average": True}
-_NO_AUGMENTATION = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0}
 
 METHODS: dict[str, Method] = {
     "reference": Method(
         "the starting point of this project: ResNet-50 from ImageNet, one linear output, L1, SGD at a constant rate",
         "resnet50", "regression",
-        {"weights": "IMAGENET1K_V2", "start_at_median": False, "optimizer": "sgd", "lr": 0.001, "momentum": 0.9,
-         "nesterov": False, "weight_decay": 1e-4, "schedule": "constant", "ema": 0.0, "flip_average": False,
-         **_NO_AUGMENTATION}),
+        {"weights": "IMAGENET1K_V2", **STARTING_POINT}),
     "distribution": Method(
         "soft labels (DLDL, Gao et al., IEEE TIP 2017), L1 of their mean (DLDL-v2, Gao et al., IJCAI 2018), median",
         "resnet14", "distribution", {**_OURS, "lr": 0.05, "sigma": 2.0, "l1_weight": 0.1, "decode": "median"}),

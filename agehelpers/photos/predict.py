@@ -20,9 +20,10 @@ PACKAGED = Path(__file__).resolve().parent.parent / "weights" / "laptop.safetens
 def predict_crops(checkpoint: Path, crops: Sequence[Path]) -> pd.DataFrame:
     """Predicted age of face crops: columns file, prediction [, spread], lower_80, upper_80, .... All in years.
 
-    Computed in single precision, so that a prediction is the same on every machine. `spread` is the standard deviation
-    of the predicted distribution, where the head has one. The ends of prediction intervals are there where the
-    checkpoint was calibrated; they hold for pictures like those of its calibration, and for no others.
+    Computed in single precision, so that a prediction is the same on every machine. It is one age, by the decoding that
+    was chosen on the checkpoint's own validation pictures (`training.decoding`). `spread` is the standard deviation of
+    the predicted distribution, where the head has one. The ends of prediction intervals are there where the checkpoint
+    was calibrated; they hold for pictures like those of its calibration, and for no others.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ def predict_crops(checkpoint: Path, crops: Sequence[Path]) -> pd.DataFrame:
     for crop, picture in zip(crops, pixels, strict=True):
         check_not_blank(picture, crop)
     faces = FaceDataset(pixels, np.arange(len(crops)), np.zeros(len(crops), np.float32), config, pick_device(config))
-    found = predict(load_model(checkpoint), faces, config).round(1)
+    found = predict(load_model(checkpoint), faces, config).drop(columns="plain", errors="ignore").round(1)
     if intervals := state.get("intervals"):
         found = attach_known(found, intervals)
     return pd.concat([pd.DataFrame({"file": [str(crop) for crop in crops]}), found], axis=1)

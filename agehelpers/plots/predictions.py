@@ -15,7 +15,7 @@ from agehelpers.plots import style
 
 PROTOCOLS = {
     "holdout": "holdout (80/20, ours)",
-    "benchmark": "benchmark (60/20/20; published figures: same proportions, other lists and alignment)",
+    "benchmark": "benchmark (60/20/20; published: other lists and alignment)",
     "coral": "coral (ages 21 to 60, published test list)"}
 RIGHT = 9.5  # years; end of the axis
 
@@ -89,7 +89,7 @@ def published_comparison(ours: pd.DataFrame, published: pd.DataFrame, label_erro
     named: dict[str, Any] = {}
     for ax, protocol in zip(axes.flat, protocols, strict=True):
         theirs, own = published[published["protocol"] == protocol], ours[ours["protocol"] == protocol]
-        names = [f"{row.method} ({row.start})" + (f"\n{row.how_known}" if protocol == "holdout" else "")
+        names = [f"{row.method} ({row.start})" + (f"\n{row.how_known}" if "validation" in str(row.method) else "")
                  for row in theirs.itertuples()] + [f"{row.family}: {row.network}" for row in own.itertuples()]
         style.styled(ax).set_yticks(range(len(names)), names)
         _errors(ax, theirs, own)

@@ -46,6 +46,7 @@ def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_model(file: Path) -> AgeEstimationModel:
     """The model of a checkpoint such as ``best.safetensors``, in evaluation mode, on the CPU.
 
+    It predicts by the decoding that the checkpoint keeps beside its settings, by the plain one where it keeps none.
     ValueError names the file where it is none to predict with, or was made by another version.
     """
     tensors, state = load_checkpoint(file)
@@ -55,6 +56,8 @@ def load_model(file: Path) -> AgeEstimationModel:
         model = AgeEstimationModel(config_from_dict(state["config"]), load_weights=False)
         model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()
                                if key.startswith("model.")})
+        if decoding := state.get("decoding"):
+            model.head.adjust(decoding["tau"], decoding["prior"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read by this version of agehelpers ({error})") from error
     return model.eval()

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset
 from agehelpers.devices import autocast, pick_precision
+from agehelpers.methods.heads import Head
 from agehelpers.methods.model import AgeEstimationModel
 from agehelpers.training.checkpoints import save_checkpoint
 from agehelpers.training.trainer import Trainer
@@ -142,16 +143,28 @@ def evaluate(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> t
 
 
 @torch.inference_mode()
-def predict(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> pd.DataFrame:
-    """Column ``prediction`` (years), and ``spread`` (years) where the head gives one; one row a picture, in order."""
+def raw_outputs(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> Tensor:
+    """Raw outputs [N, K] for all of `faces`, unaugmented, at the image_size of `config`."""
     model.to(faces.device).eval()
-    columns: dict[str, list[Tensor]] = {"prediction": [], "spread": []}
-    for images, _ in dataclasses.replace(faces, config=config).evaluation_batches():
-        outputs = outputs_of(model, images, config, faces.device)
-        columns["prediction"].append(model.head.ages(outputs).cpu())
-        if (spread := model.head.spread(outputs)) is not None:
-            columns["spread"].append(spread.cpu())
-    return pd.DataFrame({key: torch.cat(parts).double().numpy() for key, parts in columns.items() if parts})
+    return torch.cat([outputs_of(model, images, config, faces.device)
+                      for images, _ in dataclasses.replace(faces, config=config).evaluation_batches()])
+
+
+@torch.inference_mode()
+def read_outputs(head: Head, outputs: Tensor) -> pd.DataFrame:
+    """Columns ``prediction`` (years) of raw outputs [N, K], ``spread`` (years) where the head gives one, and ``plain``.
+
+    The last is what the head predicts without its adjustment for rare ages, where it has one.
+    """
+    columns = {"prediction": head.ages(outputs), "spread": head.spread(outputs)}
+    if head.tau and (p := head.distribution(outputs)) is not None:
+        columns["plain"] = head.age_of(p)
+    return pd.DataFrame({key: years.cpu().double().numpy() for key, years in columns.items() if years is not None})
+
+
+def predict(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> pd.DataFrame:
+    """Columns of `read_outputs` for all of `faces`, one row a picture, in order."""
+    return read_outputs(model.head, raw_outputs(model, faces, config))
 
 
 def learning_rate_range_test(model: AgeEstimationModel, training: FaceDataset, config: Config, low: float,

@@ -1,7 +1,7 @@
 """Records: what a run, a grid or an ablation left. config.json holds the facts, CSV files the tables.
 
-A run's predictions.csv is lean (part, name, prediction [, spread]): on reading, labels are joined (they are what the
-pictures' names say, so a record can be read where the pictures are not), and intervals are computed again.
+A run's predictions.csv is lean (`LEAN`): on reading, labels are joined (they are what the pictures' names say, so a
+record can be read where the pictures are not), and intervals are computed again.
 """
 
 import json
@@ -22,7 +22,7 @@ from agehelpers.devices import hardware, pick_precision
 from agehelpers.training.calibration import attach_intervals
 
 RUN_FACTS = ("config", "split", "counts", "train_median", "mae", "intervals")  # what every reader of a run counts on
-LEAN = ("part", "name", "prediction", "spread")
+LEAN = ("part", "name", "prediction", "spread", "plain")  # plain: as it were without a decoding for rare ages
 LABELS = ("age", "gender", "ethnicity")
 
 
@@ -49,7 +49,7 @@ class Record:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """One row a picture: part, name, age, gender, ethnicity, prediction [, spread], and the test's intervals."""
+        """One row a picture: part, name, age, gender, ethnicity, prediction [, spread, plain], and test's intervals."""
         return self.tables["predictions"]
 
     def part(self, name: str) -> pd.DataFrame:

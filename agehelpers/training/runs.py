@@ -11,12 +11,14 @@ import pandas as pd
 
 from agehelpers import paths
 from agehelpers.config import Config, config_from_dict, differing_settings, settings_of
+from agehelpers.data.bands import age_band, balanced_mean
 from agehelpers.data.faces import PARTS, SELECTION, Faces, labels_and_split, prepare_faces
 from agehelpers.data.splits import split_hash
 from agehelpers.methods.heads import build_head
 from agehelpers.methods.model import AgeEstimationModel, build_model
 from agehelpers.training.calibration import interval_facts
 from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
+from agehelpers.training.decoding import choose_decoding
 from agehelpers.training.loop import OnEpoch, predict, train
 from agehelpers.training.records import LABELS, Record, circumstances, read_facts, read_record, write_record
 
@@ -45,6 +47,13 @@ def mae_by_part(predictions: pd.DataFrame) -> dict[str, float]:
     return {str(part): float(value) for part, value in means.items()}
 
 
+def balanced_mae_by_part(predictions: pd.DataFrame) -> dict[str, float]:
+    """Balanced MAE, the mean of the age bands' MAE, in years of each part, three decimals."""
+    error = (predictions["prediction"] - predictions["age"]).abs()
+    return {str(part): round(balanced_mean(error[rows.index], age_band(rows["age"]).codes), 3)
+            for part, rows in predictions.groupby("part", sort=False)}
+
+
 def run(config: Config, folder: Path, resume: bool = False) -> Record:
     """Train on train, choose on validation, evaluate test once, leave a record in `folder`.
 
@@ -60,17 +69,22 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
             raise FileExistsError(f"{folder} holds a finished run with another {what}; choose another name")
         return read_record(folder)
     history = train_faces(faces, folder, resume)
-    best, faces = load_model(folder / "best.safetensors"), prepare_faces(config)  # all is chosen: now the test is read
+    best, within = load_model(folder / "best.safetensors"), config.balance_within
+    chosen = {"decoding": choose_decoding(best, faces, within)} if within else {}
+    faces = prepare_faces(config)  # all is chosen: now the test is read
     predictions = pd.concat([predictions_of(best, faces, part) for part in PARTS], ignore_index=True)
     intervals, seconds = interval_facts(predictions), float(history["seconds"].sum())
     facts = circumstances(faces, seconds) | {
         "train_median": float(faces.part("train")["age"].median()),
-        "mae": mae_by_part(predictions), "intervals": intervals,
+        "mae": mae_by_part(predictions), "balanced_mae": balanced_mae_by_part(predictions), "intervals": intervals,
         "parameters": sum(p.numel() for p in best.parameters()),
         "wall_seconds": round(time.perf_counter() - started, 1),
-        "pictures_per_second": round(len(faces.part("train")) * len(history) / seconds, 1)}
+        "pictures_per_second": round(len(faces.part("train")) * len(history) / seconds, 1)} | chosen
     tensors, state = load_checkpoint(folder / "best.safetensors")
-    save_checkpoint(folder / "best.safetensors", tensors, state | {"intervals": intervals})  # for predictions
+    state |= {"intervals": intervals}  # for predictions, as is the decoding
+    if best.head.tau:
+        state |= {"decoding": {"tau": best.head.tau, "prior": best.head.prior}}
+    save_checkpoint(folder / "best.safetensors", tensors, state)
     write_record(folder, facts, {"predictions": predictions, "history": history.round(5)})
     return read_record(folder, faces.table)
 

@@ -17,7 +17,7 @@ from torchmetrics.regression import MeanAbsoluteError
 
 from agehelpers.config import Config, config_from_dict, differing_settings
 from agehelpers.data.augmentation import STREAM
-from agehelpers.devices import autocast, pick_precision
+from agehelpers.devices import autocast, keep_freed_memory, pick_precision
 from agehelpers.methods.model import AgeEstimationModel
 from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
 
@@ -56,6 +56,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config = self.config
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.precision = pick_precision(config, self.device)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema),

@@ -1,9 +1,12 @@
-"""Near-identical pictures and the clusters they form."""
+"""Copies of one photo, how they are searched, and the clusters they form."""
 
 import numpy as np
 import pandas as pd
+import pytest
+from scenes import photo
 
-from agehelpers.data.duplicates import cluster_numbers, near_pairs
+from agehelpers.data import duplicates
+from agehelpers.data.duplicates import cluster_numbers, copy_pairs, leaves, near_pairs
 
 
 def test_near_pairs_ignore_brightness_and_contrast_but_not_content():
@@ -16,25 +19,89 @@ def test_near_pairs_ignore_brightness_and_contrast_but_not_content():
     assert pairs.tolist() == [[0, 3], [0, 4], [3, 4]]
 
 
-def test_near_pairs_by_blocks_are_those_of_the_full_matrix():
+def test_near_pairs_by_leaves_are_those_of_the_full_matrix():
     rng = np.random.default_rng(1)
     base = rng.integers(0, 256, (3000, 256))
-    base[2400:2900] = base[:500] + rng.integers(0, 12, (500, 256))  # some across blocks
-    base[2990:] = base[2980:2990] + rng.integers(0, 12, (10, 256))  # within the last block
-    pairs = near_pairs(base)
-    assert len(base) ** 2 > 2**23  # more than one block
+    base[2400:2900] = base[:500] + rng.integers(0, 12, (500, 256))
+    base[2990:] = base[2980:2990] + rng.integers(0, 12, (10, 256))
+    assert len(base) > 8 * duplicates.LEAF
     cosine = np.corrcoef(base)
-    assert sorted(map(tuple, pairs)) == sorted(map(tuple, np.argwhere(np.triu(cosine > 0.99, 1))))
+    pairs = near_pairs(base)
+    assert pairs.tolist() == np.argwhere(np.triu(cosine > 0.99, 1)).tolist()
     assert len(pairs) == 510
 
 
-def test_clusters_are_numbered_by_first_appearance_and_join_through_a_third_picture():
+def test_ten_times_the_pictures_cost_little_more_than_ten_times_the_comparisons():
     rng = np.random.default_rng(2)
-    first, other, change = rng.normal(0, 40, (3, 256))
-    between, last = first + 0.12 * change, first + 0.24 * change  # first and last are alike only through the second
-    thumbnails = np.stack([other, first, last, between, other])
-    assert near_pairs(thumbnails).tolist() == [[0, 4], [1, 3], [2, 3]]
-    assert cluster_numbers(pd.Series(list("abcde")), thumbnails).tolist() == [0, 1, 1, 1, 0]
-    unlike = rng.normal(0, 40, (3, 256))
-    assert cluster_numbers(pd.Series(["x", "y", "x"]), unlike).tolist() == [0, 1, 0]  # by content alone
-    assert cluster_numbers(pd.Series([], dtype="str"), np.empty((0, 256))).tolist() == []
+    compared = {}
+    for count in (3000, 30_000):
+        points = rng.integers(-127, 128, (count, 16)).astype(np.float32)
+        found = list(leaves(points, 2))
+        assert max(map(len, found)) <= duplicates.LEAF
+        assert (np.bincount(np.concatenate(found)) == 2).all()  # each picture once a tree
+        compared[count] = sum(len(rows) ** 2 for rows in found)
+    assert compared[30_000] < 15 * compared[3000]
+
+
+def test_similar_sketches_are_few_for_every_picture_and_the_copies_among_them():
+    rng = np.random.default_rng(3)
+    common = rng.normal(0, 32, (16, 16))  # so that all are similar
+    small = np.clip(common + rng.normal(0, 16, (1000, 16, 16)), -127, 127).astype(np.int8)
+    small[900:] = small[:100] + rng.integers(-3, 4, (100, 16, 16), dtype=np.int8)
+    small[800:850] = small[100:150][:, :, ::-1]
+    pairs, mirrored = duplicates._similar(small)
+    assert len(pairs) < len(small) * duplicates.BEST * duplicates.TREES and (pairs[:, 0] < pairs[:, 1]).all()
+    plain, turned = set(map(tuple, pairs[~mirrored])), set(map(tuple, pairs[mirrored]))
+    assert {(row, row + 900) for row in range(100)} <= plain
+    assert {(row + 100, row + 800) for row in range(50)} <= turned
+
+
+def album() -> list[np.ndarray]:
+    """Grey pictures: 0 to 4 unlike; 5, 6, 7 copies of 0, 1, 2; 8 equals 3; 9 blank."""
+    unlike = [photo(seed) for seed in range(5)]
+    brighter = np.clip(unlike[0].astype(int) + 12, 0, 255).astype(np.uint8)
+    return [*unlike, brighter, photo(1, zoom=1.07, shift=1), photo(2, zoom=1.05, turn=-2)[:, ::-1], unlike[3],
+            np.full((64, 64), 50, np.uint8)]
+
+
+def pairs_of(greys: list[np.ndarray]) -> pd.DataFrame:
+    stack = np.stack(greys)
+    thumbnails = stack.reshape(-1, 16, 4, 16, 4).mean(axis=(2, 4)).astype(np.uint8).reshape(len(stack), 256)
+    return copy_pairs(pd.Series([grey.tobytes().hex() for grey in greys]), thumbnails, stack)
+
+
+def test_every_kind_of_copy_is_found_with_its_kind():
+    pairs = pairs_of(album())
+    assert pairs[["a", "b", "kind"]].to_numpy().tolist() == [
+        [0, 5, "near"], [1, 6, "registered"], [2, 7, "mirrored"], [3, 8, "identical"]]
+    assert pairs["correlation"].isna().tolist() == [False, False, False, True]
+    assert (pairs["correlation"].dropna() >= duplicates.SAME).all()
+    assert cluster_numbers(10, pairs).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 5]
+
+
+def test_identical_pictures_are_a_chain_and_only_the_first_meets_others():
+    first, anew = photo(1), photo(1, zoom=1.07, shift=1)
+    pairs = pairs_of([photo(2), first, anew, first, first])
+    assert pairs[["a", "b", "kind"]].to_numpy().tolist() == [
+        [1, 2, "registered"], [1, 3, "identical"], [3, 4, "identical"]]
+
+
+@pytest.mark.parametrize("count", range(3))
+def test_a_few_pictures_or_none(count):
+    assert len(pairs_of([photo(1), photo(2)][:count])) == 0 if count else cluster_numbers(0, copy_pairs(
+        pd.Series([], dtype="str"), np.empty((0, 256), np.uint8), np.empty((0, 64, 64), np.uint8))).tolist() == []
+
+
+def test_where_all_pictures_look_alike_a_copy_has_to_stand_out(monkeypatch):
+    rng = np.random.default_rng(4)
+    kinds = [photo(seed) for seed in range(30, 33)]  # one drawing in three poses, hardly changed
+    greys = np.stack([np.clip(kinds[number % 3] + rng.normal(0, 9, (64, 64)), 5, 255) for number in range(40)])
+    assert duplicates._threshold(np.stack([photo(seed) for seed in range(40)])) == duplicates.SAME
+    assert duplicates._threshold(greys.astype(np.uint8)) > duplicates.SAME + 0.05
+    monkeypatch.setattr(duplicates, "_correlations", None)  # calling it would fail
+    assert duplicates._threshold(greys[:9]) == duplicates.SAME
+
+
+def test_clusters_are_numbered_by_first_appearance_and_join_through_a_third_picture():
+    pairs = pd.DataFrame({"a": [0, 1, 2], "b": [4, 3, 3]})
+    assert cluster_numbers(6, pairs).tolist() == [0, 1, 1, 1, 0, 2]

@@ -86,6 +86,17 @@ def test_summary_by_hand():
     assert found["network"].unique().tolist() == ["tiny, 24 px, from scratch"]
 
 
+def test_summary_has_the_balanced_error_and_the_plain_decoding():
+    one, other = record("x_0", prediction=51.0), record("x_1", prediction=51.0)
+    for each in (one, other):  # 15 faces of 50 years, 1 year off, and 5 of 20, 31 years off
+        each.predictions.loc[15:19, "age"] = 20
+    other.predictions["plain"] = 52.0
+    found = comparison.summary([one], LABELS).iloc[0]
+    assert found[["mae", "balanced", "plain_mae", "plain_balanced"]].tolist() == [8.5, 16, 8.5, 16]
+    found = comparison.summary([one, other], LABELS).iloc[0]
+    assert found[["mae", "balanced", "plain_mae", "plain_balanced"]].tolist() == [8.5, 16, 9, 16.5]
+
+
 def test_published_figures_name_their_protocol_and_source():
     table = comparison.published()
     assert [*table] == ["protocol", "method", "start", "mae", "sd", "source", "how_known"]
@@ -104,3 +115,20 @@ def test_training_records_are_ordered_and_leave_out_searches(monkeypatch, tmp_pa
     assert [one.name for one in comparison.training_records()] == ["b", "a"]
     monkeypatch.setattr(comparison, "read_record", lambda folder: {"a": record("a", protocol="coral")}[folder.name])
     assert [one.name for one in comparison.training_records({"a"})] == ["a"]  # others are not even read
+
+
+def test_recipes_against_ours_on_the_same_pictures_by_hand():
+    ours = [record("ours_0", prediction=53.0), record("ours_1", prediction=55.0)]  # errors 3 and 5: 4 on each picture
+    theirs = [record("theirs", prediction=np.where(np.arange(20) < 10, 44.0, 40.0))]  # 6 or 10: 8
+    found = comparison.against(ours, {"theirs": theirs}, LABELS)
+    assert found["recipe"].tolist() == ["ours", "theirs"] and found["runs"].tolist() == [2, 1]
+    assert found[["mae", "lowest", "highest", "difference"]].to_numpy().tolist() == [[4, 3, 5, 0], [8, 8, 8, 4]]
+    assert found.loc[0, ["low", "high"]].tolist() == [0, 0]
+    paired = confidence_interval(np.where(np.arange(20) < 10, 2.0, 6.0), clusters=LABELS["cluster"])
+    assert found.loc[1, ["low", "high"]].tolist() == pytest.approx(paired[1:])
+    shuffled = theirs[0].predictions.sample(frac=1, random_state=0).reset_index(drop=True)
+    again = comparison.against(ours, {"theirs": [Record("x", theirs[0].facts, {"predictions": shuffled})]}, LABELS)
+    pd.testing.assert_frame_equal(again, found)
+    fewer = Record("x", theirs[0].facts, {"predictions": shuffled.iloc[1:]})
+    with pytest.raises(ValueError, match="theirs: its test pictures are not ours"):
+        comparison.against(ours, {"theirs": [fewer, theirs[0]]}, LABELS)

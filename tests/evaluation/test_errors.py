@@ -35,6 +35,27 @@ def test_single_measures_agree_with_overall():
     assert errors.cs(SMALL, 1) == 0.25
 
 
+def test_the_balanced_mae_counts_each_band_once():
+    rows = table([1, 20, 22, 24, 90], [2, 20, 23, 29, 80], plain=[1, 20, 22, 24, 70])
+    assert errors.balanced_mae(rows).value == (1 + (0 + 1 + 5) / 3 + 10) / 3  # six bands are empty
+    assert errors.balanced_mae(rows, "plain").value == 20 / 3
+    found = errors.balanced([1, 0, 1, 5, -10], rows)  # by so much the second is better
+    assert found.value == (1 + 2 - 10) / 3 and found.low < found.value < found.high
+    assert errors.balanced([2] * 5, rows) == (2, 2, 2)
+    with pytest.raises(ValueError, match="lack the column.s. plain"):
+        errors.balanced_mae(SMALL, "plain")
+
+
+def test_the_interval_of_the_balanced_mae_takes_copies_for_one():
+    rng = np.random.default_rng(3)
+    ages = rng.integers(1, 90, 60)
+    rows = table(ages, ages + rng.normal(0, 5, 60), cluster=np.arange(60))
+    once, copied = errors.balanced_mae(rows), errors.balanced_mae(pd.concat([rows] * 4))
+    assert copied == pytest.approx(once)
+    naive = errors.balanced_mae(pd.concat([rows] * 4).drop(columns="cluster"))
+    assert once.high - once.low > 1.5 * (naive.high - naive.low)
+
+
 def test_cumulative_score_counts_the_limit_itself():
     five_off = table([20, 20, 20], [25, 15, 25.01])
     assert errors.cs(five_off) == pytest.approx(2 / 3)

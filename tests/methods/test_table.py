@@ -82,6 +82,7 @@ KINDS = {
     "gpu": ("distribution", {"backbone": "resnet50", "weights": "IMAGENET1K_V2", "lr": 0.02, "weight_decay": 1e-4,
                              "ema": 0.99}),
     "reference": ("reference", {}),
+    "start": ("reference", {"backbone": "timm/tf_efficientnet_lite0", "weights": "imagenet-pip"}),
 }
 
 

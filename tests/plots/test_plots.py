@@ -158,12 +158,13 @@ def test_effects_are_sorted_and_ties_are_grey():
 def test_published_errors_stand_beside_ours_on_the_same_protocol_only():
     ours = pd.DataFrame({"family": ["a", "b"], "network": ["net", "net"], "protocol": ["holdout", "coral"],
                          "mae": [5.0, 5.2], "mae_low": [4.8, 5.1], "mae_high": [5.2, 5.3], "baseline": [15.0, 8.7]})
-    published = pd.DataFrame({"protocol": ["holdout", "benchmark", "coral"], "method": ["start", "other", "third"],
+    published = pd.DataFrame({"protocol": ["holdout", "benchmark", "coral"],
+                              "method": ["start, validation", "other", "third"],
                               "start": "ImageNet", "mae": [5.418, 5.33, 4.713], "sd": [np.nan, 0.16, 0.028],
                               "how_known": ["reported, split unpublished", "", "read in the source"]})
     figure = plots.published_comparison(ours, published, 2.9)
     holdout, coral = figure.axes
-    assert ticks(holdout) == ["start (ImageNet)\nreported, split unpublished", "a: net"]
+    assert ticks(holdout) == ["start, validation (ImageNet)\nreported, split unpublished", "a: net"]
     assert ticks(coral) == ["third (ImageNet)", "b: net"]
     assert [text.get_text() for text in holdout.texts[:-1]] == ["5.42", "5.00"]
     assert line(holdout, "measured here").get_xydata().tolist() == [[5.0, 1]]

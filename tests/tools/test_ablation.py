@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from agehelpers.config import load_config
+from agehelpers.data.bands import age_band
 from tools import ablation
 
 ROWS = {"base": {}, "slower": {"lr": 0.001}}
@@ -23,16 +24,15 @@ def config(faces, monkeypatch):
 
 def measured(errors: dict[tuple[str, int], list[float]], clusters: list[int]) -> pd.DataFrame:
     return pd.DataFrame([
-        {"row": row, "seed": seed, "epochs": 1, "seconds": 60.0, "val_mae": float(np.abs(error).mean()),
-         "val_cs5": 0.0, "error": pd.DataFrame({"cluster": clusters, "error": error})}
+        {"row": row, "seed": seed, "epochs": 1, "seconds": 60.0, "val_cs5": float(np.mean(np.abs(error) <= 5)),
+         "errors": pd.DataFrame({"cluster": clusters, "plain": np.abs(error), "balanced": 2 * np.abs(error)})}
         for (row, seed), error in errors.items()])
 
 
 def test_rows_and_seeds_are_trained_once_and_a_second_call_trains_nothing(config, tmp_path, monkeypatch):
     effects = ablation.ablate(config, tmp_path, ROWS, workers=1)
-    assert effects["row"].tolist() == ["base", "decoding: mean", "no averaging over the mirror image", "slower",
-                                       "ensemble of the base's seeds"]
-    assert effects["runs"].tolist() == [2] * 5 and effects.loc[0, "difference"] == 0
+    assert effects["row"].tolist() == ["base", "decoding: mean", "no averaging over the mirror image", "slower"]
+    assert effects["runs"].tolist() == [2] * 4 and effects.loc[0, "difference"] == 0
     table = pd.read_csv(tmp_path / "record" / "runs.csv")
     assert len(table) == 8 and table.loc[table["row"] == "slower", "seed"].tolist() == [0, 1]
     assert [folder.name for folder in tmp_path.glob("*/")] == ["record"]  # checkpoints of finished rows are gone
@@ -40,9 +40,12 @@ def test_rows_and_seeds_are_trained_once_and_a_second_call_trains_nothing(config
     for name, change in ROWS.items():
         setting = ablation.dataclasses.replace(ablation.budgeted(config), **change)
         found = ablation.train_row(setting, tmp_path, name)
-        predictions = pd.read_csv(found["file"])
-        mae = table.loc[(table["row"] == name) & (table["seed"] == 0), "val_mae"].item()
-        assert (predictions[name] - predictions["age"]).abs().mean() == pytest.approx(mae, abs=1e-3)
+        predictions = pd.read_csv(found["file"]).query("row == @name")
+        row = table[(table["row"] == name) & (table["seed"] == 0)].iloc[0]
+        assert (predictions["plain"] - predictions["age"]).abs().mean() == pytest.approx(row["val_mae"], abs=1e-3)
+        balanced = (predictions["balanced"] - predictions["age"]).abs()
+        by_band = balanced.groupby(age_band(predictions["age"]), observed=True).mean()
+        assert by_band.mean() == pytest.approx(row["balanced_mae"], abs=1e-3)
 
 
 def test_no_test_picture_is_at_hand(config, tmp_path, monkeypatch):
@@ -67,21 +70,38 @@ def test_differences_and_intervals_against_values_derived_by_hand():
     assert effects.loc["row", ["val_mae", "difference", "seed_sd"]].tolist() == [3.0, -2.0, 0.0]
     # The bootstrap of (-1, -3) ends at -3 and -1: half-width 1, no seed variance.
     assert effects.loc["row", ["low", "high"]].tolist() == pytest.approx([-3.0, -1.0])
-    # The mean prediction of two seeds whose errors are opposite is right.
-    opposite = measured({("base", 0): [4.0, 4.0], ("base", 1): [-4.0, -4.0]}, [0, 1])
-    together = ablation.compare(opposite).set_index("row").loc["ensemble of the base's seeds"]
-    assert together[["val_mae", "difference", "seconds"]].tolist() == [0.0, -4.0, 120.0]
+    # The decoding for rare ages has errors twice as large here, weights included.
+    assert effects.loc["row", ["balanced_mae", "balanced_difference"]].tolist() == [6.0, -4.0]
+    assert effects.loc["row", ["balanced_low", "balanced_high"]].tolist() == pytest.approx([-6.0, -2.0])
+    assert effects.loc["base", ["difference", "low", "high", "val_cs5"]].tolist() == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_one_restless_row_does_not_widen_all_intervals():
+    calm = {(row, seed): [5 + 0.1 * seed] * 2 for row in ("base", "a", "b", "c") for seed in (0, 1)}
+    calm = ablation.compare(measured(calm | {("restless", seed): [5 + 0.1 * seed] * 2 for seed in (0, 1)}, [0, 1]))
+    wild = {(row, seed): [5 + (9.0 if row == "restless" else 0.1) * seed] * 2
+            for row in ("base", "a", "b", "c", "restless") for seed in (0, 1)}
+    wild = ablation.compare(measured(wild, [0, 1]))
+    assert wild["seed_sd"].tolist() == calm["seed_sd"].tolist() == pytest.approx([0.05 * 2**0.5 / 0.6745] * 5, abs=1e-4)
+
+
+def test_the_noise_of_seeds_of_normal_numbers():
+    rng = np.random.default_rng(0)
+    for seeds in (2, 5):
+        assert ablation.seed_noise(list(rng.normal(0, 3, (4000, seeds))))[0] == pytest.approx(3, rel=0.05)
+    assert ablation.seed_noise(list(rng.normal(0, 3, (20, 2))))[1] == 7  # 37 % of 20
 
 
 def test_seeds_widen_the_interval_and_copies_are_resampled_together():
-    # Both seeds of the row are 1 apart around the base's: sd of two values 1 apart is 0.7071, pooled with the base's 0.
+    # Seeds of the row lie 1 apart around the base's, whose own do not differ: half of the deviations (scaled by the
+    # root of 2) are 0.7071, half 0, their median 0.3536; one degree of freedom.
     table = measured({("base", 0): [5.0, 5.0], ("base", 1): [5.0, 5.0], ("row", 0): [5.5, 5.5],
                       ("row", 1): [4.5, 4.5]}, [0, 1])
     row = ablation.compare(table).set_index("row").loc["row"]
-    pooled = (0.5 + 0.0) / 2
-    assert row["seed_sd"] == pytest.approx(pooled**0.5, abs=1e-4)
-    student = 4.3027  # 97.5 % quantile of Student's distribution with two degrees of freedom: one for each row
-    assert row["high"] == pytest.approx(student * (pooled * (1 / 2 + 1 / 2)) ** 0.5, abs=1e-3)
+    noise = 0.3536 / 0.6745
+    assert row["seed_sd"] == pytest.approx(noise, abs=1e-4)
+    student = 12.706  # 97.5 % quantile of Student's distribution with one degree of freedom
+    assert row["high"] == pytest.approx(student * noise * (1 / 2 + 1 / 2) ** 0.5, abs=1e-2)
     assert row["difference"] == 0
     rng = np.random.default_rng(0)
     base, other = rng.normal(0, 5, 40), rng.normal(0, 5, 40)

@@ -19,6 +19,24 @@ def test_a_model_comes_back_with_its_settings(tmp_path):
     assert all(torch.equal(value, found.state_dict()[key]) for key, value in model.state_dict().items())
 
 
+def test_a_model_comes_back_with_its_decoding(tmp_path):
+    model, file = fresh(), tmp_path / "best.safetensors"
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    prior = [0.4 if age < 30 else 0.1 for age in range(101)]
+    outputs = torch.randn(5, 101, generator=torch.Generator().manual_seed(0))
+    plain = model.head.ages(outputs)
+    for state, tau in (({}, 0), ({"decoding": {"tau": 0.7, "prior": prior}}, 0.7)):  # those of before have none
+        save_checkpoint(file, tensors, {"config": dataclasses.asdict(CONFIG)} | state)
+        found = load_model(file)
+        assert found.head.tau == tau
+        model.head.adjust(tau, prior)
+        assert torch.equal(found.head.ages(outputs), model.head.ages(outputs))
+        assert torch.equal(found.head.ages(outputs), plain) is (tau == 0)
+    save_checkpoint(file, tensors, {"config": dataclasses.asdict(CONFIG), "decoding": {"tau": 0.7, "prior": prior[1:]}})
+    with pytest.raises(ValueError, match="best.safetensors: cannot be read by this version"):
+        load_model(file)
+
+
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     file = tmp_path / "last.safetensors"
     save_checkpoint(file, {"a": torch.ones(2)}, {"epoch": 1})

@@ -26,7 +26,7 @@ def config(faces, monkeypatch):
 
 
 def test_the_grids_of_the_issue():
-    for profile in ("gpu", "reference"):
+    for profile in ("gpu", "reference", "start"):
         found = grid.GRIDS[profile]
         assert found.lr == (0.005, 0.003, 0.001, 0.0007) and found.weight_decay == (1e-5, 1e-4, 0.0)
         assert found.momentum == 0.9 and found.momenta == (0.8, 0.9, 0.95) and len(found.plane()) == 12
@@ -99,7 +99,7 @@ def test_a_first_look_costs_little(profile):
     work = [one.epochs * one.image_size**2 * (one.limit or 20_000) for one in (short, full)]
     cells = len(searched.plane()) + len(searched.momenta) - 1
     cost = (cells * work[0] + (grid.FINALISTS + 1) * work[1]) / (cells * work[1])  # the third finalist: a momentum
-    assert short.pixels_size == full.pixels_size and (profile == "ci" or cost <= 1 / 3)
+    assert short.pixels_size == full.pixels_size and (profile == "ci" or cost <= (0.4 if profile == "start" else 1 / 3))
 
 
 def test_what_is_cheaper_already_stays():

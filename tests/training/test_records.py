@@ -56,6 +56,17 @@ def test_a_head_without_spread_has_none(tmp_path, trained, faces):
     assert "spread" not in found and found.loc[found["part"] == "test", ENDS].notna().all(axis=None)
 
 
+def test_a_plain_prediction_beside_the_decoded_one_is_kept(tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "run")
+    whole = read_record(trained).predictions
+    write_record(tmp_path / "run", read_record(trained).facts, {"predictions": whole.assign(plain=1.5)})
+    stored = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
+    assert stored[0] == "part,name,prediction,spread,plain" and stored[1].endswith(",1.5")
+    found = read_record(tmp_path / "run").predictions
+    assert list(found)[5:8] == ["prediction", "spread", "plain"]
+    pd.testing.assert_frame_equal(found.drop(columns="plain"), whole)  # intervals are about the prediction
+
+
 def test_labels_are_what_the_names_say(trained, faces):
     """A record can be read where its pictures are not: nothing but their names is needed."""
     table, labels = read_record(trained).predictions, build_labels(faces).set_index("name")

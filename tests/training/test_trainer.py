@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -184,3 +187,28 @@ def test_a_checkpoint_of_another_random_stream_is_refused(tmp_path):
     save_checkpoint(tmp_path / "last.safetensors", tensors, state)
     with pytest.raises(ValueError, match="last.safetensors was augmented by another stream of random numbers"):
         begun().restore(tmp_path / "last.safetensors")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_memory_that_a_step_frees_is_kept_for_the_next():
+    code = """if True:
+        import resource, torch
+        from agehelpers.devices import keep_freed_memory
+        def pages():  # that the system had to hand out
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                torch.ones(16_000_000)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        usual = pages()
+        keep_freed_memory()
+        pages()
+        print(pages() / usual)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.1
+
+
+def test_a_trainer_on_a_cpu_asks_for_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr("agehelpers.training.trainer.keep_freed_memory", lambda: asked.append(True))
+    begun(steps=0)
+    assert asked == [True]

@@ -1,0 +1,131 @@
+"""The committed split lists of UTKFace, made anew: what the code makes of the first clusters, less copies found since.
+
+    python -m tools.split_lists
+
+Test lists stay as they are for good. Where a cluster of the label table lies in two parts, the larger part gives way:
+its pictures leave the list. Also writes docs/split_lists.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from agehelpers import paths
+from agehelpers.data import splits
+from agehelpers.data.labels import committed, usable, utkface_labels
+from agehelpers.evaluation.bootstrap import confidence_interval
+from agehelpers.evaluation.tables import add_clusters, errors
+from agehelpers.training.records import read_record
+from tools.readme import render
+
+LISTS = ("holdout_0", *(f"benchmark_{seed}" for seed in range(5)), "coral_0", "coral_published_0", "selection_0")
+PRECEDENCE = ("test", "calibration", "validation", "train")  # a part gives way to those before it
+FIRST_KINDS = ("identical", "near")  # copies known when the test lists were made
+ERRORS = "## The error of the weights before"  # heading of what is kept once the records before are replaced
+
+
+def by_code(labels: pd.DataFrame, copies: pd.DataFrame, name: str) -> pd.Series:
+    """Part by picture as the code makes it of the first clusters; `copies`: columns name_a, name_b, kind."""
+    rows = usable(labels).sort_values("name", ignore_index=True)
+    pairs = copies[copies["kind"].isin(FIRST_KINDS)]
+    a, b = (pd.Index(rows["name"]).get_indexer(pairs[column]) for column in ("name_a", "name_b"))
+    graph = coo_array((np.ones(len(pairs), bool), (a, b)), shape=(len(rows), len(rows)))
+    protocol, _, seed = name.rpartition("_")
+    part = splits.PROTOCOLS[protocol](rows.assign(cluster=connected_components(graph, directed=False)[1]), int(seed))
+    return part.reindex(rows.index).set_axis(rows["name"])
+
+
+def without_copies(part: pd.Series, cluster: pd.Series) -> pd.Series:
+    """`part`, NA where the picture's cluster reaches into another part that takes precedence.
+
+    Examples
+    --------
+    >>> without_copies(pd.Series(["train", "test", "train"]), pd.Series([7, 7, 8])).tolist()
+    [nan, 'test', 'train']
+    """
+    rank = part.map(PRECEDENCE.index, na_action="ignore")
+    return part.where(rank == rank.groupby(cluster).transform("min"))
+
+
+def make_lists(labels: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
+    """The lists from those of the first clusters, `first`: index name, a column a list, NA for what has no part."""
+    cluster = labels.set_index("name")["cluster"].reindex(first.index)
+    made = first.apply(without_copies, cluster=cluster)
+    made["coral_published_0"] = first["coral_published_0"]  # as published, leaks and all
+    tests = (first[["holdout_0", "benchmark_0", "coral_0"]] == "test").any(axis=1)
+    made["selection_0"] = made["selection_0"].mask(cluster.isin(cluster[tests]))
+    return made
+
+
+def hash_of(part: pd.Series) -> str:
+    """`splits.split_hash` of a list."""
+    return splits.split_hash(part.dropna().rename("part").reset_index())
+
+
+def dropped(first: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
+    """Pictures that left each list: a row a list, a column a part."""
+    return first.where(made.isna()).apply(pd.Series.value_counts).reindex(PRECEDENCE[::-1]).T.fillna(0).astype(int)
+
+
+def errors_before(labels: pd.DataFrame, first: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
+    """One row a record of a list that has changed since: its test MAE with and without copies of training pictures.
+
+    Columns record, pictures, mae, others, others_mae, affected, affected_mae, low, high (years; 95 %, over clusters).
+    """
+    hashes = {hash_of(first[name]): name for name in LISTS if not first[name].equals(made[name])}
+    rows = []
+    for file in sorted(paths.records_folder().glob("*/predictions.csv")):
+        record = read_record(file.parent)
+        if record.facts["split"] in hashes:
+            part = first[hashes[record.facts["split"]]]
+            test = add_clusters(record.part("test"), labels)
+            error = np.abs(errors(test))
+            train = labels.loc[labels["name"].isin(part.index[part == "train"]), "cluster"]
+            hit = test["cluster"].isin(train).to_numpy(bool)
+            rows.append((record.name, len(test), error.mean(), (~hit).sum(), error[~hit].mean(), hit.sum(),
+                         *confidence_interval(error[hit], clusters=test["cluster"][hit])))
+    return pd.DataFrame(rows, columns=["record", "pictures", "mae", "others", "others_mae", "affected", "affected_mae",
+                                       "low", "high"])
+
+
+def write(labels: pd.DataFrame, first: pd.DataFrame, page: Path) -> pd.DataFrame:
+    """Write the lists, their hashes and `page`; the lists. ValueError where a committed test list would change."""
+    made = make_lists(labels, first)
+    there = pd.read_csv(splits.UTKFACE_LISTS, dtype="str", index_col="name").reindex(made.index)
+    if other := [name for name in LISTS if not (there[name] == "test").equals(made[name] == "test")]:
+        raise ValueError(f"the test lists of {', '.join(other)} would change, but they stay as they are: were copies "
+                         f"of the kinds {' and '.join(FIRST_KINDS)} added or removed?")
+    hashes = {name: hash_of(made[name]) for name in LISTS}
+    before = errors_before(labels, first, made)
+    text = render("split_lists", heading=ERRORS, hashes=hashes, parts=made.apply(pd.Series.value_counts).T.fillna(0),
+                  dropped=dropped(first, made), before=before.to_dict("records"))
+    if before.empty and page.is_file():
+        text = text.partition(ERRORS)[0] + ERRORS + page.read_text().partition(ERRORS)[2]
+    paths.write_atomically(page, text)
+    paths.write_atomically(splits.UTKFACE_LISTS, made.to_csv(lineterminator="\n"))
+    paths.write_json(splits.UTKFACE_LISTS.with_suffix(".json"), hashes)
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the lists anew from data/utkface_labels.csv and data/copies.csv; 1 where they cannot be."""
+    argparse.ArgumentParser("tools.split_lists", description=__doc__.split("\n")[0]).parse_args(arguments)
+    try:
+        labels, copies = utkface_labels(), pd.read_csv(committed("copies.csv"), dtype="str")
+        first = pd.DataFrame({name: by_code(labels, copies, name) for name in LISTS})
+        made = write(labels, first, Path(__file__).resolve().parent.parent / "docs" / "split_lists.md")
+    except (OSError, ValueError) as error:
+        print(f"tools.split_lists: {error}", file=sys.stderr)
+        return 1
+    print(f"pictures that left each list:\n{dropped(first, made).to_string()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
