@@ -76,6 +76,9 @@ class MethodSettings:
         default="median", description="age of a distribution: its median or its mean")
     balance_within: float = Field(
         default=0.0, ge=0, description="years of validation MAE that a balanced decoding may cost; 0: plain decoding")
+    reweight: float = Field(default=0.0, ge=0, description="power of 1 / share of its age band in a picture's loss")
+    balanced_softmax: float = Field(
+        default=0.0, ge=0, description="times the log share of the age band that training adds to a logit")
     start_at_median: bool = Field(default=True, description="the untrained model predicts the training median")
 
 

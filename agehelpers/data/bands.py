@@ -4,9 +4,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import gaussian_filter1d
+
+MAX_AGE = 100  # the last bin of a distribution of ages
 
 # The age bands of FairFace (Karkkainen and Joo, WACV 2021), years.
 AGE_BANDS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "70+")
+# Chosen on validation. Cutting the last band at 80 leaves the balanced MAE as it is and brings the old nearer to their
+# age; no smoothing or one of 2 or 6 years reads the same within 0.01 years, but without any, predictions pile up at 19.
+PRIOR_STARTS = (0, 3, *range(10, 90, 10))
+SMOOTHING = 4.0  # years
 
 
 def age_band(ages: Any) -> pd.Categorical:
@@ -29,3 +36,13 @@ def balanced_mean(values: Any, bands: Any) -> float:
     """
     sums, sizes = np.bincount(bands, values), np.bincount(bands)
     return float((sums[sizes > 0] / sizes[sizes > 0]).mean())
+
+
+def age_prior(ages: Any) -> list[float]:
+    """Of each age 0 to 100 the share of its band (`PRIOR_STARTS`) among training `ages` [n], smoothed.
+
+    By a normal kernel of width `SMOOTHING`; an empty band counts as one picture. To sum to 1 makes no difference.
+    """
+    counts = np.histogram(ages, (*PRIOR_STARTS, np.inf))[0].clip(min=1)
+    share = (counts / counts.sum())[np.searchsorted(PRIOR_STARTS, np.arange(MAX_AGE + 1), side="right") - 1]
+    return gaussian_filter1d(share, SMOOTHING, mode="nearest").clip(min=1e-6).round(6).tolist()

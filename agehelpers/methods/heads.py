@@ -6,7 +6,8 @@ A head is a module from features [B, C] to raw outputs [B, K] that knows what th
 - ``ages(outputs)``: predictions in years, [B];
 - ``distribution(outputs)``: probabilities of the ages 0, 1, ..., 100, [B, 101], or None where it has none; ages and
   spread follow from it, once `adjust` has been called for rare ages too (`training.decoding`);
-- ``start_at(ages)``: set the biases so that the untrained head predicts what the training ages suggest.
+- ``start_at(ages)``: set the biases so that the untrained head predicts what the training ages suggest;
+- ``know(ages)``: take from the training ages what the loss needs, such as how rare an age is.
 
 Its constructor takes the width C and, by name, the settings of `Config` that it uses. To add one, write the class, put
 it into `HEADS`, and give it a row in `METHODS` (docs/adding_a_method.md).
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agehelpers.config import Config
+from agehelpers.data.bands import MAX_AGE, age_prior
 
-MAX_AGE = 100  # the last bin of a distribution; older people's targets are clipped to it, their errors are not
+WEIGHT_CAP = 10.0  # largest weight of a picture in a loss that weighs rare ages more
 
 
 class Head(nn.Module):
@@ -79,6 +81,9 @@ class Head(nn.Module):
 
     def start_at(self, ages: Tensor) -> None:
         """Set the biases from the training ages [N]; nothing by default."""
+
+    def know(self, ages: Tensor) -> None:
+        """Take from the training ages [N] what the loss needs; nothing by default."""
 
 
 def _bins(p: Tensor) -> Tensor:
@@ -154,26 +159,46 @@ class DistributionHead(Head, nn.Linear):
         Width of the soft labels in years; weight of the L1 term.
     decode : str
         "median" or "mean".
+    reweight : float
+        A picture's loss in training is multiplied by the share of its age band to the power -reweight, scaled to a mean
+        of 1 and at most `WEIGHT_CAP` (after label distribution smoothing, Yang et al., ICML 2021, arXiv 2102.09554).
+    balanced_softmax : float
+        In training so many times the log share of an age's band is added to its logit (balanced softmax, Ren et al.,
+        NeurIPS 2020, arXiv 2007.10740, is 1), so that the network itself need not know which ages are common.
     """
 
     bins: Tensor
+    log_prior: Tensor
+    weight_of: Tensor
 
-    def __init__(self, features: int, sigma: float = 2.0, l1_weight: float = 0.1, decode: str = "median") -> None:
+    def __init__(self, features: int, sigma: float = 2.0, l1_weight: float = 0.1, decode: str = "median",
+                 reweight: float = 0.0, balanced_softmax: float = 0.0) -> None:
         super().__init__(features, MAX_AGE + 1)
         self.sigma, self.l1_weight, self.decode = sigma, l1_weight, decode
+        self.reweight, self.balanced_softmax = reweight, balanced_softmax
         self.register_buffer("bins", torch.arange(MAX_AGE + 1, dtype=torch.float32), persistent=False)
+        self.register_buffer("log_prior", torch.zeros(MAX_AGE + 1), persistent=False)
+        self.register_buffer("weight_of", torch.ones(MAX_AGE + 1), persistent=False)
+
+    def know(self, ages: Tensor) -> None:
+        """The shares of age bands, for `reweight` and `balanced_softmax`."""
+        self.log_prior.copy_(torch.tensor(age_prior(ages.numpy())).log())
+        weight = torch.exp(-self.reweight * self.log_prior)
+        mean = weight[ages.clamp(0, MAX_AGE).long()].mean()
+        self.weight_of.copy_((weight / mean).clamp(max=WEIGHT_CAP))
 
     def soft_labels(self, ages: Tensor) -> Tensor:
         """Target distributions [B, 101], each summing to 1."""
         return torch.softmax(-0.5 * ((self.bins - ages.clamp(0, MAX_AGE)[:, None]) / self.sigma) ** 2, 1)
 
     def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
-        """Cross-entropy with the soft label + l1_weight * |expectation - age|, [B]."""
+        """Cross-entropy with the soft label + l1_weight * |expectation - age|, [B]; weighed and shifted in training."""
         check_outputs(outputs, MAX_AGE + 1, ages)
-        log_p = F.log_softmax(outputs, 1)
+        log_p = F.log_softmax(outputs + self.balanced_softmax * self.log_prior if self.training else outputs, 1)
         expected = (log_p.exp() * self.bins).sum(1)
         cross_entropy = -(self.soft_labels(ages) * log_p).sum(1)
-        return cross_entropy + self.l1_weight * (expected - ages.clamp(0, MAX_AGE)).abs()
+        loss = cross_entropy + self.l1_weight * (expected - ages.clamp(0, MAX_AGE)).abs()
+        return loss * self.weight_of[ages.clamp(0, MAX_AGE).long()] if self.training else loss
 
     def distribution(self, outputs: Tensor) -> Tensor:
         """Softmax of the logits, [B, 101]."""

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from agehelpers.config import Config, load_config
+from agehelpers.data.bands import age_prior
 from agehelpers.methods import heads
 from agehelpers.methods.heads import HEADS, MAX_AGE, DistributionHead, Head, RegressionHead, build_head, median_age
+from agehelpers.methods.model import build_model
 
 
 def outputs_for(probabilities: dict[int, float]) -> torch.Tensor:
@@ -155,3 +157,37 @@ def test_a_head_takes_the_settings_that_its_constructor_names(monkeypatch):
 def test_every_option_of_a_head_is_a_setting(kind):
     options = set(inspect.signature(HEADS[kind]).parameters) - {"features"}
     assert options <= set(Config.__pydantic_fields__)  # type: ignore[attr-defined]
+
+
+RARE = torch.tensor([25.0] * 90 + [75.0] * 10)
+
+
+def test_rare_ages_weigh_more_in_training_and_nowhere_else():
+    head, plain = DistributionHead(4, reweight=0.5), DistributionHead(4)
+    head.know(RARE)
+    outputs, ages = torch.randn(2, 101, generator=torch.Generator().manual_seed(0)), torch.tensor([25.0, 75.0])
+    weights = head.train().loss(outputs, ages) / plain.loss(outputs, ages)
+    prior = torch.tensor(age_prior(RARE.numpy()))
+    assert (weights[1] / weights[0]).item() == pytest.approx((prior[25] / prior[75]).item() ** 0.5, rel=1e-4)
+    assert (0.9 * weights[0] + 0.1 * weights[1]).item() == pytest.approx(1, rel=1e-4)  # over the training pictures
+    assert torch.equal(head.eval().loss(outputs, ages), plain.loss(outputs, ages))
+    head.reweight = 5.0
+    head.know(RARE)
+    assert head.weight_of.max() == 10  # one rare picture does not make up a step
+    assert "log_prior" not in head.state_dict() and "weight_of" not in head.state_dict()
+
+
+def test_balanced_softmax_adds_the_shares_of_bands_in_training_only():
+    head, plain = DistributionHead(4, balanced_softmax=0.5), DistributionHead(4)
+    head.know(RARE)
+    outputs, ages = torch.randn(2, 101, generator=torch.Generator().manual_seed(0)), torch.tensor([25.0, 75.0])
+    shifted = outputs + 0.5 * torch.tensor(age_prior(RARE.numpy())).log()
+    assert torch.allclose(head.train().loss(outputs, ages), plain.loss(shifted, ages))
+    assert torch.equal(head.eval().loss(outputs, ages), plain.loss(outputs, ages))
+
+
+def test_the_head_of_a_new_model_knows_the_training_ages():
+    model = build_model(load_config("ci", {"reweight": 1.0}), RARE.numpy())
+    assert model.head.weight_of[75] > 5 * model.head.weight_of[25]
+    same = build_model(load_config("ci"), RARE.numpy())
+    assert torch.equal(same.head.weight_of, torch.ones(101))

@@ -10,13 +10,13 @@ import torch
 
 from agehelpers.config import load_config
 from agehelpers.data import faces as faces_module
-from agehelpers.data.bands import age_band, balanced_mean
+from agehelpers.data.bands import age_band, age_prior, balanced_mean
 from agehelpers.data.faces import PARTS, SELECTION, prepare_faces
 from agehelpers.methods.heads import DistributionHead, RegressionHead
 from agehelpers.photos.predict import predict_crops
 from agehelpers.training import decoding, runs
 from agehelpers.training.checkpoints import load_checkpoint, load_model
-from agehelpers.training.decoding import age_prior, choose_decoding
+from agehelpers.training.decoding import choose_decoding
 from agehelpers.training.loop import read_outputs
 from agehelpers.training.records import read_record
 
