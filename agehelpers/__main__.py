@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("train", "train a profile and leave a record"), ("grid", "search a profile's grid")):
         command = commands.add_parser(name, help=text, epilog=settings_help(),
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
-        command.add_argument("--profile", help="ci, laptop, gpu or reference; by default what fits this machine")
+        command.add_argument("--profile", help=f"{', '.join(settings.PROFILES)}; by default what fits this machine")
         command.add_argument("--method", help="a row of METHODS: its backbone, head and settings")
         command.add_argument("--faces", help="folder of pictures named as UTKFace's")
         command.add_argument("--record", help="keep the result under this name in the folder of records")

@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -160,9 +159,14 @@ PROFILES: dict[str, Config] = {
         device="cpu", precision="fp32", checkpoint_steps=20,
     ),
     "laptop": Config(
-        profile="laptop", image_size=72, grow_from=48, backbone="resnet14", epochs=26, batch_size=64, lr=0.05,
+        profile="laptop", **_LITE, image_size=112, grow_from=72, epochs=9, batch_size=64, optimizer="adamw", lr=0.001,
+        weight_decay=0.05, warmup=0.15, rotation=12.0, scale=0.12, shift=0.04, brightness=0.15, contrast=0.15,
+        erase=0.2, augment_from=0.0, balance_within=0.05,
+    ),
+    "scratch": Config(
+        profile="scratch", image_size=72, grow_from=48, backbone="resnet14", epochs=26, batch_size=64, lr=0.05,
         weight_decay=5e-4, warmup=0.15, rotation=8.0, scale=0.08, shift=0.04, brightness=0.1, contrast=0.1,
-        augment_from=0.0, evaluate_every=2,
+        augment_from=0.0, evaluate_every=2, balance_within=0.05,
     ),
     "start": Config(profile="start", **STARTING_POINT, **_LITE, image_size=112, epochs=9),
     "gpu": Config(
@@ -259,17 +263,6 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     return _checked(base, {key: value for key, value in values.items() if key != "profile"})
 
 
-def utkface_folder() -> Path | None:
-    """Folder of UTKFace: ``AGEHELPERS_FACES`` if set, else data/UTKFace if it is there, else None."""
-    named = os.environ.get("AGEHELPERS_FACES")
-    if named:
-        if not Path(named).is_dir():
-            raise NotADirectoryError(f"AGEHELPERS_FACES={named} is not a folder; unset it or name the folder of faces")
-        return Path(named)
-    folder = paths.data_folder() / "UTKFace"
-    return folder if folder.is_dir() and any(folder.iterdir()) else None
-
-
 def choose_profile(profile: str | None = None, row: Mapping[str, Any] | None = None,
                    **overrides: Any) -> tuple[Config, str]:
     """The configuration that holds here, and a sentence that says why.
@@ -284,7 +277,7 @@ def choose_profile(profile: str | None = None, row: Mapping[str, Any] | None = N
         why = "asked for"
     elif named:
         profile, why = named, "AGEHELPERS_PROFILE says so"
-    elif not settings.get("faces") and utkface_folder() is None:
+    elif not settings.get("faces") and paths.utkface_folder() is None:
         profile, why = "ci", "no UTKFace was found, so faces are drawn"
     else:
         import torch
@@ -295,6 +288,6 @@ def choose_profile(profile: str | None = None, row: Mapping[str, Any] | None = N
     shown = ({"method": row["method"]} if row and "method" in row else {}) | settings
     changed = f", with {', '.join(f'{key}={value}' for key, value in shown.items())}" if shown else ""
     config = load_config(profile, settings, row)
-    drawn = profile != "ci" and config.faces is None and utkface_folder() is None
+    drawn = profile != "ci" and config.faces is None and paths.utkface_folder() is None
     note = " No UTKFace was found: its faces are drawn." if drawn else ""
     return config, f"Profile {profile!r}: {why}{changed}.{note}"

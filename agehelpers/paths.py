@@ -61,6 +61,17 @@ def relative(path: Path) -> str:
     return path.name
 
 
+def utkface_folder() -> Path | None:
+    """Folder of UTKFace: ``AGEHELPERS_FACES`` if set, else data/UTKFace if it is there, else None."""
+    named = os.environ.get("AGEHELPERS_FACES")
+    if named:
+        if not Path(named).is_dir():
+            raise NotADirectoryError(f"AGEHELPERS_FACES={named} is not a folder; unset it or name the folder of faces")
+        return Path(named)
+    folder = data_folder() / "UTKFace"
+    return folder if folder.is_dir() and any(folder.iterdir()) else None
+
+
 def temporary_beside(path: Path) -> Path:
     """An unused temporary name in the folder of `path`, so that `os.replace` onto it is atomic."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,12 +23,12 @@ import trials
 from measuring import CORES, Bench, Row
 
 from agehelpers import paths
-from agehelpers.config import load_config, utkface_folder
+from agehelpers.config import load_config
 from agehelpers.devices import hardware, pick_precision
 
 RECORDS = Path(__file__).resolve().parent / "records"
 PARTS: dict[str, Callable[[Bench], None]] = {**short.PARTS, **trials.PARTS}
-PROFILES = {"cpu": "laptop", "cuda": "gpu"}
+PROFILES = {"cpu": "scratch", "cuda": "gpu"}
 QUICK: dict[str, Any] = {"backbone": "tiny", "epochs": 1, "limit": 100, "batch_size": 8}
 
 
@@ -55,7 +55,7 @@ def facts(chosen: argparse.Namespace, devices: list[str], minutes: float) -> dic
                   for name in devices}
     return {
         "parts": chosen.parts, "devices": devices, "repeats": chosen.repeats, "quick": chosen.quick,
-        "faces": "named or in data/UTKFace" if utkface_folder() else "drawn", "minutes": round(minutes, 1),
+        "faces": "named or in data/UTKFace" if paths.utkface_folder() else "drawn", "minutes": round(minutes, 1),
         "precision": {name: str(dtype).removeprefix("torch.") for name, dtype in precisions.items()},
         "commit": commit, "race_minutes": trials.RACE_MINUTES, "hardware": hardware(),
         "versions": paths.versions((*paths.PACKAGES, "opencv-python-headless"))}

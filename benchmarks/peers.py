@@ -20,7 +20,6 @@ from pathlib import Path
 import pandas as pd
 
 from agehelpers import paths
-from agehelpers.config import utkface_folder
 from agehelpers.data.labels import utkface_labels
 from agehelpers.data.splits import make_split, split_hash
 from agehelpers.devices import hardware
@@ -182,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help=", ".join(PEERS))
     parser.add_argument("--pictures", type=int, default=0, help="of each test, sampled at random; 0: all")
     parser.add_argument("--record", help="keep the results under this name in benchmarks/records")
-    chosen, faces = parser.parse_args(arguments), utkface_folder()
+    chosen, faces = parser.parse_args(arguments), paths.utkface_folder()
     if faces is None:
         parser.error("UTKFace is needed: put it in data/UTKFace, or name its folder by AGEHELPERS_FACES")
     out = paths.runs_folder() / "peers" if chosen.record is None else RECORDS / chosen.record

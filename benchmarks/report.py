@@ -74,7 +74,7 @@ def block(folder: Path = RECORDS) -> str:
     trainings = cpu["schedules"].pivot(index="way", columns="measure", values="value")
     return TEMPLATE.render(
         one=one, select=select, versus=versus, cpu=cpu, cuda="cuda" in set(rows["device"]), facts=short, target=TARGET,
-        race_minutes=race["race_minutes"], race=race_table(cpu["race"]), laptop=PROFILES["laptop"],
+        race_minutes=race["race_minutes"], race=race_table(cpu["race"]), scratch=PROFILES["scratch"],
         trainings=trainings.loc[cpu["schedules"]["way"].unique()].to_dict("index"))
 
 

@@ -18,7 +18,7 @@ from measuring import ALLOWED, CORES, Bench, warm
 from usual import UsualFaces
 
 from agehelpers import paths
-from agehelpers.config import Config
+from agehelpers.config import Config, load_config
 from agehelpers.data.faces import SELECTION, faces_folder, prepare_faces
 from agehelpers.methods.model import build_model
 from agehelpers.training import grid, loop
@@ -67,8 +67,11 @@ def race(bench: Bench, seeds: tuple[int, ...] = (0, 1)) -> None:
                 bench.add("time", [row["wall"]], "s", **facts)
 
 
-def raced(config: Config, way: str, seconds: float, place: Path) -> list[dict[str, float]]:
-    """Train one way until the time is over, at least one epoch; its history with the wall time of each epoch."""
+def raced(config: Config, way: str, seconds: float, place: Path, goal: float = 0.0) -> list[dict[str, float]]:
+    """Train one way until the time is over or validation reads `goal` years, at least one epoch.
+
+    Its history with the wall time of each epoch.
+    """
     faces = prepare_faces(config, SELECTION)
     parts: list[Any] = [faces.dataset(part) for part in SELECTION]
     if way == "usual":
@@ -84,10 +87,30 @@ def raced(config: Config, way: str, seconds: float, place: Path) -> list[dict[st
         wall = time.perf_counter() - started
         if wall <= seconds or not history:
             history.append(trainer.history[-1] | {"wall": wall})
-        return wall > seconds
+        return wall > seconds or history[-1]["val_mae"] <= goal
 
     loop.train(model, parts[0], parts[1], config, place, on_epoch=is_over)
     return history
+
+
+GOAL, GOAL_MINUTES = 5.418, 60.0  # years of validation MAE reported for the starting point; then a training is stopped
+GOAL_WAYS = {"its recipe, from ImageNet": "start", "ours, from ImageNet": "laptop", "ours, from scratch": "scratch"}
+
+
+def goal(bench: Bench) -> None:
+    """Time until `holdout`'s validation reads the figure reported for the starting point: three recipes, one run each.
+
+    In turn, on all cores, each epoch validated at its own picture size. Who is not there after `GOAL_MINUTES` stops.
+    """
+    own = {"device": bench.device.type, "evaluate_every": 1, "checkpoint_steps": 10**6} | bench.settings
+    for way, profile in GOAL_WAYS.items():
+        config = load_config(profile, own | ({"weights": None} if bench.settings else {}))  # a quick run has none
+        seconds = 60 * GOAL_MINUTES if bench.share == 1 else 0.0
+        for row in raced(config, "ours", seconds, bench.place / profile, GOAL):
+            size = config.at(int(row["epoch"]) - 1).image_size
+            facts: dict[str, Any] = {"way": way, "epoch": row["epoch"], "size": size}
+            bench.add("validation MAE", [row["val_mae"]], "years", **facts)
+            bench.add("time", [row["wall"]], "s", **facts)
 
 
 def halving(bench: Bench) -> None:
@@ -108,7 +131,7 @@ def searched(config: Config, short: bool, place: Path) -> tuple[pd.DataFrame, fl
     return grid.search(config, place, halving=short), time.perf_counter() - started
 
 
-SCHEDULES: dict[str, dict[str, Any]] = {  # what each changes of the `laptop` profile
+SCHEDULES: dict[str, dict[str, Any]] = {  # what each changes of the `scratch` profile
     "36 epochs, 48 to 72 px, full augmentation throughout": {"epochs": 36, "warmup": 0.2, "augment_from": 1.0},
     "24 epochs, 32 to 72 px, peak rate 0.1": {"epochs": 24, "grow_from": 32, "lr": 0.1},
     "30 epochs, 48 px": {"epochs": 30, "image_size": 48, "grow_from": None},
@@ -138,4 +161,4 @@ def scheduled(config: Config) -> pd.DataFrame:
     return train_faces(faces, paths.runs_folder() / "schedules" / settings_digest(config, faces.split))
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"race": race, "grid": halving, "schedules": schedules}
+PARTS: dict[str, Callable[[Bench], None]] = {"race": race, "grid": halving, "schedules": schedules, "goal": goal}

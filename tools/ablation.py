@@ -29,37 +29,37 @@ from agehelpers.training.decoding import choose_decoding
 from agehelpers.training.records import circumstances, write_record
 from agehelpers.training.runs import predictions_of, settings_digest, train_faces
 
-# The base: everything that a row changes has its value here, so that the table does not move when the profile takes
-# over what it shows. Pictures come from `selection`: no test of the protocols' first splits is among them.
+# The base: everything that a row changes has its value here, so that the tables do not move when the profile takes
+# over what they show. Pictures come from `selection`: no test of the protocols' first splits is among them.
 BASE: dict[str, Any] = {
-    "protocol": "selection", "limit": 0, "image_size": 40, "grow_from": None, "epochs": 3, "evaluate_every": 100,
-    "batch_size": 64, "flip": True, "rotation": 8.0, "scale": 0.08, "shift": 0.04, "brightness": 0.1, "contrast": 0.1,
-    "erase": 0.0, "augment_from": 1.0, "mixup": 0.0, "conflicts": "keep", "backbone": "resnet14",
-    "head": "distribution", "sigma": 2.0, "l1_weight": 0.1, "decode": "median", "flip_average": True,
-    "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "one_cycle", "warmup": 0.3,
-    "ema": 0.99}
-_MIRROR = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0}
-_TWICE = {"rotation": 16.0, "scale": 0.16, "shift": 0.08, "brightness": 0.2, "contrast": 0.2}
-_LONG = {"epochs": 9}
-ROWS: dict[str, dict[str, Any]] = {  # name -> what it changes of the base
-    "base": {},
-    "three times the epochs": _LONG,
-    "three times the epochs, mirror image only": _LONG | _MIRROR,
-    "three times the epochs, twice the augmentation": _LONG | _TWICE,
-    "augmentation: mirror image only": _MIRROR,
-    "augmentation: twice as strong": _TWICE,
-    "64 pixels": {"image_size": 64},
-    "growing from 32 to 64 pixels": {"image_size": 64, "grow_from": 32},
-    "optimiser: AdamW (lr 0.002, weight decay 0.05)": {"optimizer": "adamw", "lr": 0.002, "weight_decay": 0.05},
-    "schedule: constant rate": {"schedule": "constant"},
-    "schedule: warm-up of a tenth": {"warmup": 0.1},
-    "no running mean of the weights": {"ema": 0.0},
-    "loss: L1 of one output (lr 0.02)": {"head": "regression", "lr": 0.02},
-    "soft labels: almost none (sigma 0.3)": {"sigma": 0.3},
-    "conflicting copies: at their median age": {"conflicts": "median"},
-    "conflicting copies: dropped": {"conflicts": "drop"},
-    "network: resnet18": {"backbone": "resnet18"},
-    "network: mobilenet_v3_small at 80 pixels": {"backbone": "mobilenet_v3_small", "image_size": 80},
+    "protocol": "selection", "limit": 0, "image_size": 80, "grow_from": 56, "cache_size": 100, "epochs": 6,
+    "evaluate_every": 100, "batch_size": 64, "flip": True, "rotation": 12.0, "scale": 0.12, "shift": 0.04,
+    "brightness": 0.15, "contrast": 0.15, "erase": 0.2, "augment_from": 0.0, "mixup": 0.0, "conflicts": "keep",
+    "backbone": "timm/tf_efficientnet_lite0", "weights": "imagenet-pip", "head": "distribution", "sigma": 2.0,
+    "l1_weight": 0.1, "decode": "median", "reweight": 0.0, "balanced_softmax": 0.0, "flip_average": True,
+    "optimizer": "adamw", "lr": 0.001, "momentum": 0.9, "weight_decay": 0.05, "schedule": "one_cycle", "warmup": 0.15,
+    "ema": 0.995}
+# Record -> rows: name -> what it changes of the base.
+TABLES: dict[str, dict[str, dict[str, Any]]] = {
+    "laptop_ablation": {
+        "base": {},
+        "from scratch": {"weights": None},
+        "network: EfficientNet-Lite2": {"backbone": "timm/tf_efficientnet_lite2"},
+        "growing from 72 to 112 pixels": {"image_size": 112, "grow_from": 72, "cache_size": 140},
+        "loss: L1 of one output": {"head": "regression"},
+        "augmentation: mirror image only": {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "brightness": 0.0,
+                                            "contrast": 0.0, "erase": 0.0},
+        "no running mean of the weights": {"ema": 0.0},
+        "conflicting copies: at their median age": {"conflicts": "median"},
+    },
+    "laptop_balance": {
+        "base": {},
+        "loss weighed by 1 / share of the age band, root": {"reweight": 0.5},
+        "loss weighed by 1 / share of the age band": {"reweight": 1.0},
+        "balanced softmax, half": {"balanced_softmax": 0.5},
+        "balanced softmax": {"balanced_softmax": 1.0},
+        "mixing pictures (mixup 0.2)": {"mixup": 0.2},
+    },
 }
 # Ways to read the predictions of the base's trained networks.
 DECODINGS: dict[str, dict[str, Any]] = {
@@ -106,18 +106,18 @@ def train_row(config: Config, folder: Path, name: str, threads: int = 0) -> dict
     return json.loads(result.read_text()) | {"file": place.with_suffix(".csv")}
 
 
-def ablate(config: Config, folder: Path, rows: dict[str, dict[str, Any]] | None = None, seeds: tuple[int, ...] = (0, 1),
+def ablate(config: Config, record: Path, rows: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0, 1),
            workers: int = 0) -> pd.DataFrame:
-    """Train every row with every seed in `folder`, skipping what is done, and compare them; leaves a record there.
+    """Train every row with every seed, skipping what is done, and compare them; leaves a record in the folder `record`.
 
     Parameters
     ----------
     config : Config
         The recipe; `budgeted` makes the base of it.
-    folder : Path
-        Keeps what is done, so that a second call goes on where the first one stopped; the record is its folder record.
+    record : Path
+        The folder above it keeps what is done: a second call, or another table, goes on where the first one stopped.
     rows : dict
-        Name of a row -> settings that it changes, by default `ROWS`; "base" must be among them.
+        Name of a row -> settings that it changes; "base" must be among them.
     workers : int
         Trainings at a time, one thread each; 0: as many as there are cores on a CPU, one on a GPU.
 
@@ -126,7 +126,7 @@ def ablate(config: Config, folder: Path, rows: dict[str, dict[str, Any]] | None 
     DataFrame
         The table `effects` of `compare`.
     """
-    rows, base, folder = rows or ROWS, budgeted(config), Path(folder)
+    base, folder = budgeted(config), Path(record).parent
     folder.mkdir(parents=True, exist_ok=True)
     threads = 0 if pick_device(base).type == "cuda" else 1
     workers = workers or (os.cpu_count() or 1 if threads else 1)
@@ -144,7 +144,7 @@ def ablate(config: Config, folder: Path, rows: dict[str, dict[str, Any]] | None 
     measured = read_rows(done, faces.table)
     effects = compare(measured)
     seconds = sum(job.get("seconds", 0.0) for job in done)
-    write_record(folder / "record", circumstances(faces, seconds) | {
+    write_record(record, circumstances(faces, seconds) | {
         "rows": rows, "seeds": seeds, "workers": workers, "threads_each": threads or None,
         "diverged": [job["row"] for job in done if job["state"] == "diverged"],
     }, {"runs": measured.drop(columns="errors"), "effects": effects})

@@ -12,7 +12,6 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageOps
 
 from agehelpers import paths
-from agehelpers.config import utkface_folder
 from agehelpers.data import decoder
 from agehelpers.data.labels import committed, index_folder, write_labels
 
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sheet", nargs="?", type=Path, const=Path("build/copies"), metavar="FOLDER",
                         help="also contact sheets of the pairs (default build/copies); never commit them")
     options = parser.parse_args(arguments)
-    faces = utkface_folder()
+    faces = paths.utkface_folder()
     if faces is None:
         print("tools.copies: UTKFace is not here; `python -m agehelpers download` fetches it", file=sys.stderr)
         return 1

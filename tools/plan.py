@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from agehelpers import paths
-from agehelpers.config import Config, load_config, utkface_folder
+from agehelpers.config import Config, load_config
 from agehelpers.data.faces import PARTS, prepare_faces
 from agehelpers.photos.predict import PACKAGED
 from agehelpers.training import grid
@@ -78,16 +78,29 @@ def _splits(family: str, profile: str, minutes: int, settings: dict[str, Any], f
         yield Planned(family, "train", profile, minutes, chosen, split, split < first, grid)
 
 
+def _seeds(family: str, minutes: int, settings: dict[str, Any], profile: str = "laptop", grid: str | None = None
+           ) -> Iterator[Planned]:
+    """One recipe with two seeds."""
+    for seed in range(2):
+        yield Planned(family, "train", profile, minutes, settings | {"seed": seed}, seed, grid=grid)
+
+
 _SCRATCH = {"weights": None, "epochs": 60, "grow_from": 128}
 PLAN: tuple[Planned, ...] = (
-    Planned("laptop_grid", "grid", "laptop", 4),
     Planned("start_grid", "grid", "start", 60),
-    Planned("laptop_ablation", "ablation", "laptop", 35),
-    Planned("laptop_holdout", "train", "laptop", 33),
+    *_seeds("start_printed", 45, {}, "start"),
+    *_seeds("start_tuned", 45, {}, "start", "start_grid"),
+    Planned("laptop_ablation", "ablation", "laptop", 160),
+    Planned("laptop_balance", "ablation", "laptop", 100),
+    *_seeds("laptop_holdout", 45, {}),
     Planned("laptop_packaged", "package", "laptop", 1),
-    *_splits("laptop_benchmark", "laptop", 30, {}, 1),
-    Planned("laptop_coral", "train", "laptop", 22, {"protocol": "coral"}),
-    Planned("laptop_coral_published", "train", "laptop", 22, {"protocol": "coral_published"}, first=False),
+    *_splits("laptop_benchmark", "laptop", 40, {}, 3),
+    *_seeds("laptop_coral", 30, {"protocol": "coral"}),
+    Planned("scratch_grid", "grid", "scratch", 4),
+    Planned("scratch_holdout", "train", "scratch", 33),
+    *_splits("scratch_benchmark", "scratch", 30, {}, 1),
+    Planned("scratch_coral", "train", "scratch", 22, {"protocol": "coral"}, first=False),
+    Planned("scratch_coral_published", "train", "scratch", 22, {"protocol": "coral_published"}, first=False),
     Planned("gpu_grid", "grid", "gpu", 15, {"weights": None}),
     *_splits("gpu_benchmark", "gpu", 15, _SCRATCH, 5, "gpu_grid"),
     Planned("gpu_holdout", "train", "gpu", 15, _SCRATCH, grid="gpu_grid"),
@@ -104,11 +117,11 @@ def state(planned: Planned) -> str:
     file = paths.records_folder() / planned.name / "config.json"
     if file.is_file():
         return "made" if _is_as_planned(planned, json.loads(file.read_text())) else "made with other settings"
-    if utkface_folder() is None:
+    if paths.utkface_folder() is None:
         return "needs UTKFace"
     if planned.profile in ("gpu", "reference") and not torch.cuda.is_available():
         return "needs a CUDA GPU"
-    if planned.profile in ("laptop", "start") and torch.cuda.is_available():
+    if planned.profile in ("laptop", "scratch", "start") and torch.cuda.is_available():
         return "is of a CPU: hide the GPU with CUDA_VISIBLE_DEVICES="
     return "to do"
 
@@ -119,7 +132,7 @@ def _is_as_planned(planned: Planned, facts: dict[str, Any]) -> bool:
     except (FileNotFoundError, KeyError, ValueError):  # the settings' grid is gone; settings missing or unknown
         return False
     whole = planned.kind not in ("train", "package") or set(RUN_FACTS) <= set(facts)
-    same_rows = facts.get("rows", ablation.ROWS) == ablation.ROWS
+    same_rows = planned.kind != "ablation" or facts.get("rows") == ablation.TABLES[planned.name]
     same_budget = planned.kind != "grid" or facts.get("short") == grid.SHORT[planned.profile]
     return same and whole and same_rows and same_budget
 
@@ -138,8 +151,8 @@ def make(planned: Planned, say: Callable[[str], None] = print) -> Path:
         folder = grid.grid_folder(config)
         grid.search(config, folder)
     elif planned.kind == "ablation":
-        folder = paths.runs_folder() / "ablation" / "record"
-        ablation.ablate(config, folder.parent)
+        folder = paths.runs_folder() / "ablation" / planned.name
+        ablation.ablate(config, folder, ablation.TABLES[planned.name])
     elif planned.kind == "package":
         folder = package(config, PACKAGED)
     else:

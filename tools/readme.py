@@ -28,7 +28,7 @@ TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent / "templates"), undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
 BLOCKS = ("results", "ablation", "intervals")  # of the README, each a template and a function below
-FIGURE = "laptop_holdout"  # record that the figure and the page of subgroups show
+FIGURE = "scratch_holdout"  # record that the figure and the page of subgroups show
 
 
 def render(template: str, **values: Any) -> str:
@@ -110,7 +110,7 @@ def subgroup_page(name: str = FIGURE) -> str:
 
 def suspected_labels() -> pd.DataFrame:
     """`label_quality.suspects` from the out-of-fold predictions of the benchmark's splits that have a record."""
-    benchmark = [record.predictions for record in planned_records() if record.name.startswith("laptop_benchmark")]
+    benchmark = [record.predictions for record in planned_records() if record.name.startswith("scratch_benchmark")]
     found = label_quality.suspects(label_quality.out_of_fold(benchmark), utkface_labels())
     return found.round({"prediction": 1, "spread": 1})
 

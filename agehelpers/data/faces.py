@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from agehelpers.config import Config, utkface_folder
+from agehelpers import paths
+from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset, on_device
 from agehelpers.data.drawn import sample_faces
 from agehelpers.data.labels import cached_labels, usable
@@ -46,7 +47,7 @@ def faces_folder(config: Config) -> Path:
     """Folder of the pictures of `config`; the drawn faces are made on first use."""
     if config.faces is not None:
         return Path(config.faces)
-    if config.profile != "ci" and (found := utkface_folder()) is not None:
+    if config.profile != "ci" and (found := paths.utkface_folder()) is not None:
         return found
     return sample_faces()
 

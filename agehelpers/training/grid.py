@@ -48,15 +48,19 @@ class Grid:
 
 FINE_TUNING = Grid(lr=(0.005, 0.003, 0.001, 0.0007), weight_decay=(1e-5, 1e-4, 0.0))
 FROM_SCRATCH = Grid(lr=(0.3, 0.15, 0.05, 0.015), weight_decay=(5e-4, 1e-4, 0.0))
-GRIDS = {"gpu": FINE_TUNING, "reference": FINE_TUNING, "start": FINE_TUNING, "laptop": FROM_SCRATCH,
+ADAPTIVE = Grid(lr=(0.002, 0.001, 0.0005), weight_decay=(0.1, 0.05, 0.0), momenta=(0.9,))  # AdamW has no momentum
+GRIDS = {"gpu": FINE_TUNING, "reference": FINE_TUNING, "start": FINE_TUNING,
+         "laptop": ADAPTIVE, "scratch": FROM_SCRATCH,
          "ci": Grid(lr=(0.2, 0.05, 0.01), weight_decay=(5e-4, 0.0), momenta=(0.8, 0.9))}
 
 # A cell at its full budget is a small run: enough to rank settings, not to use the result.
 BUDGETS: dict[str, dict[str, Any]] = {
     "ci": {"epochs": 4},
     # `selection` meets no test of the protocols' first splits. A few hundred steps: a shorter moving average.
-    "laptop": {"protocol": "selection", "epochs": 4, "image_size": 40, "grow_from": None, "limit": 7000, "ema": 0.98,
+    "laptop": {"protocol": "selection", "epochs": 3, "image_size": 64, "grow_from": None, "limit": 7000, "ema": 0.98,
                "evaluate_every": 100},
+    "scratch": {"protocol": "selection", "epochs": 4, "image_size": 40, "grow_from": None, "limit": 7000, "ema": 0.98,
+                "evaluate_every": 100},
     "gpu": {"protocol": "selection", "epochs": 5, "image_size": 112, "grow_from": None, "ema": 0.98},
     "reference": {"protocol": "selection", "epochs": 5},
     "start": {"protocol": "selection", "epochs": 4, "image_size": 96},
@@ -64,7 +68,8 @@ BUDGETS: dict[str, dict[str, Any]] = {
 # What is changed further for the first look at every cell: about a tenth of the full budget's time.
 SHORT: dict[str, dict[str, Any]] = {
     "ci": {"epochs": 1},
-    "laptop": {"epochs": 1, "image_size": 32, "limit": 4000, "ema": 0.95},
+    "laptop": {"epochs": 1, "image_size": 48, "limit": 4000, "ema": 0.95},
+    "scratch": {"epochs": 1, "image_size": 32, "limit": 4000, "ema": 0.95},
     "gpu": {"epochs": 1, "image_size": 80, "ema": 0.95},
     "reference": {"epochs": 2, "image_size": 112},
     "start": {"epochs": 1, "image_size": 80},

@@ -12,13 +12,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.regression import MeanAbsoluteError
+from torchmetrics.functional.regression import mean_absolute_error
 from tqdm.auto import tqdm
 
 from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset
-from agehelpers.devices import autocast, pick_precision
+from agehelpers.devices import autocast, pick_precision, to_device
 from agehelpers.methods.heads import Head
 from agehelpers.methods.model import AgeEstimationModel
 from agehelpers.training.checkpoints import save_checkpoint
@@ -131,23 +130,19 @@ def outputs_of(model: AgeEstimationModel, images: Tensor, config: Config, device
 
 
 @torch.inference_mode()
-def evaluate(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> tuple[float, float]:
-    """Mean loss and MAE in years over all of `faces`, unaugmented, at the image_size of `config`."""
-    model.eval()
-    loss, mae = MeanMetric(nan_strategy="disable").to(faces.device), MeanAbsoluteError().to(faces.device)
-    for images, ages in dataclasses.replace(faces, config=config).evaluation_batches():
-        outputs = outputs_of(model, images, config, faces.device)
-        loss.update(model.head.loss(outputs, ages), 1.0)
-        mae.update(model.head.ages(outputs), ages)
-    return float(loss.compute()), float(mae.compute())
-
-
-@torch.inference_mode()
 def raw_outputs(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> Tensor:
     """Raw outputs [N, K] for all of `faces`, unaugmented, at the image_size of `config`."""
     model.to(faces.device).eval()
     return torch.cat([outputs_of(model, images, config, faces.device)
                       for images, _ in dataclasses.replace(faces, config=config).evaluation_batches()])
+
+
+@torch.inference_mode()
+def evaluate(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> tuple[float, float]:
+    """Mean loss and MAE in years over all of `faces`, unaugmented, at the image_size of `config`."""
+    outputs, ages = raw_outputs(model, faces, config), to_device(torch.from_numpy(faces.ages), faces.device)
+    loss = model.head.loss(outputs, ages).double().mean()
+    return float(loss), float(mean_absolute_error(model.head.ages(outputs), ages))
 
 
 @torch.inference_mode()

@@ -33,7 +33,7 @@ def both(faces):
     ages, files = labels["age"].to_numpy(np.float32), [faces / name for name in labels["name"]]
 
     def made(**settings):
-        config = load_config("laptop", {"image_size": 48, "grow_from": None, "augment_from": 1.0, "batch_size": 16,
+        config = load_config("scratch", {"image_size": 48, "grow_from": None, "augment_from": 1.0, "batch_size": 16,
                                         "backbone": "tiny", **settings})
         pixels = load_pixels(faces, labels, config.pixels_size)
         return (UsualFaces(files, ages, config, torch.device("cpu")),
@@ -206,6 +206,22 @@ def test_schedules_go_on_and_name_their_target(bench, monkeypatch):
     assert [row.value for row in again.rows] == [row.value for row in made.rows]
 
 
+@pytest.mark.parametrize(("reached_at", "minutes", "epochs"), [(200, 60, 1), (0, 60, 3), (0, 0, 1)])
+def test_a_goal_ends_each_training_once_it_is_reached_or_the_time_is_over(reached_at, minutes, epochs, bench,
+                                                                           monkeypatch):
+    import trials
+
+    monkeypatch.setattr(trials, "GOAL_WAYS", {"one": "laptop", "two": "start"})
+    monkeypatch.setattr(trials, "GOAL", reached_at)  # years of validation MAE
+    monkeypatch.setattr(trials, "GOAL_MINUTES", minutes)
+    made = bench("goal", epochs=3, backbone="tiny", image_size=24, grow_from=None, cache_size=30)
+    made.share = 1.0
+    trials.goal(made)
+    rows = pd.DataFrame(made.rows)
+    assert rows.groupby("way", sort=False)["epoch"].max().to_dict() == {"one": epochs, "two": epochs}
+    assert set(rows["measure"]) == {"validation MAE", "time"} and set(rows["size"]) == {24}
+
+
 def test_memory_is_that_of_a_whole_run(bench, monkeypatch):
     import short
 
@@ -242,4 +258,4 @@ def test_flops_by_hand():
     stage = 2 * (4 * 64 * 64 * 9 * 16 * 16 + (64 * 128 * 9 + 3 * 128 * 128 * 9 + 64 * 128) * 8 * 8
                  + (128 * 256 * 9 + 3 * 256 * 256 * 9 + 128 * 256) * 4 * 4) / 1e9
     # backward computes two products as large as the forward one, but the pictures' own gradient is not asked for
-    assert short.flops(load_config("laptop"), 64) == pytest.approx(3 * (stem + stage) - stem, rel=0.001)
+    assert short.flops(load_config("scratch"), 64) == pytest.approx(3 * (stem + stage) - stem, rel=0.001)

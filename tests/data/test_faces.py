@@ -74,10 +74,10 @@ def test_only_training_labels_are_settled(config, monkeypatch):
 
 def test_where_the_pictures_are(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "sample_faces", lambda: "drawn")
-    monkeypatch.setattr(module, "utkface_folder", lambda: None)
+    monkeypatch.setattr("agehelpers.paths.utkface_folder", lambda: None)
     laptop = load_config("laptop")
     assert faces_folder(laptop) == "drawn"
-    monkeypatch.setattr(module, "utkface_folder", lambda: tmp_path)
+    monkeypatch.setattr("agehelpers.paths.utkface_folder", lambda: tmp_path)
     assert faces_folder(laptop) == tmp_path
     assert faces_folder(load_config("ci")) == "drawn"  # whatever is found
     assert faces_folder(load_config("ci", {"faces": "/mine"})).as_posix() == "/mine"

@@ -37,7 +37,7 @@ def test_the_reference_is_resnet50_with_one_output():
 def test_a_checkpoint_is_read_without_fetching_weights(monkeypatch):
     asked, models = [], backbones.torchvision.models
     monkeypatch.setattr(models, "get_model", lambda name, weights=None: asked.append(weights) or models.resnet18())
-    config = load_config("laptop", {"weights": "IMAGENET1K_V1"})
+    config = load_config("scratch", {"weights": "IMAGENET1K_V1"})
     AgeEstimationModel(config, load_weights=False)
     AgeEstimationModel(config)
     assert asked == [None, models.ResNet18_Weights.IMAGENET1K_V1]

@@ -71,14 +71,15 @@ def test_a_method_is_the_same_in_every_profile(profile, name):
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="unknown method 'magic'; choose one of reference, distribution, l1"):
+    with pytest.raises(ValueError, match="unknown method 'magic'; choose one of reference, distribution, pre"):
         method_settings("magic")
 
 
 # Profile -> the row of its kind, and what differs from it on purpose.
 KINDS = {
     "ci": ("tiny", {}),
-    "laptop": ("distribution", {}),
+    "laptop": ("pretrained", {}),
+    "scratch": ("distribution", {}),
     "gpu": ("distribution", {"backbone": "resnet50", "weights": "IMAGENET1K_V2", "lr": 0.02, "weight_decay": 1e-4,
                              "ema": 0.99}),
     "reference": ("reference", {}),

@@ -30,7 +30,7 @@ def measured(errors: dict[tuple[str, int], list[float]], clusters: list[int]) ->
 
 
 def test_rows_and_seeds_are_trained_once_and_a_second_call_trains_nothing(config, tmp_path, monkeypatch):
-    effects = ablation.ablate(config, tmp_path, ROWS, workers=1)
+    effects = ablation.ablate(config, tmp_path / "record", ROWS, workers=1)
     assert effects["row"].tolist() == ["base", "decoding: mean", "no averaging over the mirror image", "slower"]
     assert effects["runs"].tolist() == [2] * 4 and effects.loc[0, "difference"] == 0
     table = pd.read_csv(tmp_path / "record" / "runs.csv")
@@ -126,14 +126,16 @@ def test_readings_of_the_same_networks_are_paired_by_seed():
 def test_a_diverging_row_stops_no_other(config, tmp_path, monkeypatch):
     # threads for processes: the other test starts a real one
     monkeypatch.setattr(ablation, "ProcessPoolExecutor", lambda workers, context: ThreadPoolExecutor(workers))
-    effects = ablation.ablate(config, tmp_path, {"base": {}, "wild": {"lr": 1e30}}, workers=1)
+    effects = ablation.ablate(config, tmp_path / "record", {"base": {}, "wild": {"lr": 1e30}}, workers=1)
     assert "wild" not in set(effects["row"]) and "base" in set(effects["row"])
     assert ablation.json.loads((tmp_path / "record" / "config.json").read_text())["diverged"] == ["wild", "wild"]
 
 
 def test_every_row_is_a_valid_setting_and_differs_from_the_base():
     base = ablation.budgeted(load_config("laptop"))
-    changed = [ablation.dataclasses.replace(base, **change) for name, change in ablation.ROWS.items() if name != "base"]
-    assert base not in changed and all(a != b for a, b in itertools.combinations(changed, 2))
-    touched = set().union(*ablation.ROWS.values(), *ablation.DECODINGS.values())
-    assert touched <= set(ablation.BASE)  # or the base would move with the profile
+    for rows in ablation.TABLES.values():
+        assert rows["base"] == {} and len(rows) <= 8
+        changed = [ablation.dataclasses.replace(base, **change) for name, change in rows.items() if name != "base"]
+        assert base not in changed and all(a != b for a, b in itertools.combinations(changed, 2))
+        assert set().union(*rows.values()) <= set(ablation.BASE)  # or the base would move with the profile
+    assert set().union(*ablation.DECODINGS.values()) <= set(ablation.BASE)

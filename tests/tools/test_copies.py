@@ -32,7 +32,7 @@ def test_the_committed_table_of_copies_gives_the_committed_clusters():
 @pytest.fixture
 def here(faces, tmp_path, monkeypatch):
     """The drawn faces in place of UTKFace, and a data folder of its own."""
-    monkeypatch.setattr(copies, "utkface_folder", lambda: faces)
+    monkeypatch.setattr("agehelpers.paths.utkface_folder", lambda: faces)
     monkeypatch.setattr(copies, "committed", lambda name: tmp_path / name)
     return tmp_path
 
@@ -65,6 +65,6 @@ def test_a_mirrored_pair_lies_turned_beside_its_copy(tmp_path):
 
 
 def test_without_utkface_the_command_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(copies, "utkface_folder", lambda: None)
+    monkeypatch.setattr("agehelpers.paths.utkface_folder", lambda: None)
     assert copies.main([]) == 1
     assert "agehelpers download" in capsys.readouterr().err

@@ -25,7 +25,7 @@ QUICK = {"epochs": 1, "image_size": 16, "batch_size": 16}
 @pytest.fixture
 def plan(faces, monkeypatch, tmp_path):
     """Two quick records on drawn faces, and one that cannot be made."""
-    monkeypatch.setattr(planning, "utkface_folder", lambda: faces)
+    monkeypatch.setattr("agehelpers.paths.utkface_folder", lambda: faces)
     monkeypatch.setattr(planning, "PACKAGED", tmp_path / "weights" / "laptop.safetensors")
     chosen = QUICK | {"faces": str(faces)}
     made = (Planned("bad", "train", "ci", 1, chosen | {"protocol": "coral"}), Planned("good", "train", "ci", 1, chosen),
@@ -52,7 +52,7 @@ def test_the_plan_covers_the_protocols_and_profiles():
     assert [p.number for p in PLAN if p.family == "gpu_benchmark"] == [0, 1, 2, 3, 4]
     scratch = [p for p in PLAN if p.family in ("gpu_benchmark", "gpu_holdout", "gpu_coral")]
     assert len(scratch) == 7 and all(p.settings["weights"] is None and p.grid == "gpu_grid" for p in scratch)
-    assert all(p.minutes <= 75 for p in PLAN if p.profile == "laptop")
+    assert all(p.minutes <= 75 for p in PLAN if p.profile in ("laptop", "scratch", "start") and p.kind == "train")
 
 
 def test_missing_records_are_made_and_a_failure_stops_no_other(plan, capsys):
@@ -134,7 +134,7 @@ def test_packaged_weights_are_halves_with_a_record_of_their_own(plan, monkeypatc
 
 
 def test_without_utkface_nothing_is_made(plan, monkeypatch, capsys):
-    monkeypatch.setattr(planning, "utkface_folder", lambda: None)
+    monkeypatch.setattr("agehelpers.paths.utkface_folder", lambda: None)
     assert planning.make_all() == [] and "needs UTKFace" in capsys.readouterr().out
     assert not list(paths.records_folder().glob("*/predictions.csv"))
     assert isinstance(planning.overview(), pd.DataFrame)
