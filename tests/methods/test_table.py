@@ -95,3 +95,11 @@ def test_a_profile_is_what_the_method_of_its_kind_says(profile):
     assert found == {key: value for key, value in row.items() if key != "method"} | other
     if not other:  # so a profile by its method is the profile
         assert load_config(profile, row=row) == dataclasses.replace(config, method=name)
+
+
+def test_the_starting_point_is_not_augmented_under_any_profile():
+    row = method_settings("reference")
+    for profile in PROFILES:
+        config = load_config(profile, {}, row)
+        assert not any(getattr(config, key) for key in ("flip", "rotation", "scale", "shift", "brightness", "contrast",
+                                                        "erase", "mixup"))
