@@ -7,7 +7,7 @@ A head is a module from features [B, C] to raw outputs [B, K] that knows what th
 - ``distribution(outputs)``: probabilities of the ages 0, 1, ..., 100, [B, 101], or None where it has none; ages and
   spread follow from it, once `adjust` has been called for rare ages too (`training.decoding`);
 - ``start_at(ages)``: set the biases so that the untrained head predicts what the training ages suggest;
-- ``know(ages)``: take from the training ages what the loss needs, such as how rare an age is.
+- ``count_ages(ages)``: take from the training ages what the loss needs, such as how rare an age is.
 
 Its constructor takes the width C and, by name, the settings of `Config` that it uses. To add one, write the class, put
 it into `HEADS`, and give it a row in `METHODS` (docs/adding_a_method.md).
@@ -82,7 +82,7 @@ class Head(nn.Module):
     def start_at(self, ages: Tensor) -> None:
         """Set the biases from the training ages [N]; nothing by default."""
 
-    def know(self, ages: Tensor) -> None:
+    def count_ages(self, ages: Tensor) -> None:
         """Take from the training ages [N] what the loss needs; nothing by default."""
 
 
@@ -180,7 +180,7 @@ class DistributionHead(Head, nn.Linear):
         self.register_buffer("log_prior", torch.zeros(MAX_AGE + 1), persistent=False)
         self.register_buffer("weight_of", torch.ones(MAX_AGE + 1), persistent=False)
 
-    def know(self, ages: Tensor) -> None:
+    def count_ages(self, ages: Tensor) -> None:
         """The shares of age bands, for `reweight` and `balanced_softmax`."""
         self.log_prior.copy_(torch.tensor(age_prior(ages.numpy())).log())
         weight = torch.exp(-self.reweight * self.log_prior)

@@ -50,7 +50,7 @@ def build_model(config: Config, training_ages: np.ndarray) -> AgeEstimationModel
     """The untrained model, seeded, its head's biases set from the training ages [N] where the configuration says so."""
     torch.manual_seed(config.seed)
     model, ages = AgeEstimationModel(config), torch.as_tensor(training_ages, dtype=torch.float32)
-    model.head.know(ages)
+    model.head.count_ages(ages)
     if config.start_at_median:
         model.head.start_at(ages)
     return model

@@ -164,7 +164,7 @@ RARE = torch.tensor([25.0] * 90 + [75.0] * 10)
 
 def test_rare_ages_weigh_more_in_training_and_nowhere_else():
     head, plain = DistributionHead(4, reweight=0.5), DistributionHead(4)
-    head.know(RARE)
+    head.count_ages(RARE)
     outputs, ages = torch.randn(2, 101, generator=torch.Generator().manual_seed(0)), torch.tensor([25.0, 75.0])
     weights = head.train().loss(outputs, ages) / plain.loss(outputs, ages)
     prior = torch.tensor(age_prior(RARE.numpy()))
@@ -172,21 +172,21 @@ def test_rare_ages_weigh_more_in_training_and_nowhere_else():
     assert (0.9 * weights[0] + 0.1 * weights[1]).item() == pytest.approx(1, rel=1e-4)  # over the training pictures
     assert torch.equal(head.eval().loss(outputs, ages), plain.loss(outputs, ages))
     head.reweight = 5.0
-    head.know(RARE)
+    head.count_ages(RARE)
     assert head.weight_of.max() == 10  # one rare picture does not make up a step
     assert "log_prior" not in head.state_dict() and "weight_of" not in head.state_dict()
 
 
 def test_balanced_softmax_adds_the_shares_of_bands_in_training_only():
     head, plain = DistributionHead(4, balanced_softmax=0.5), DistributionHead(4)
-    head.know(RARE)
+    head.count_ages(RARE)
     outputs, ages = torch.randn(2, 101, generator=torch.Generator().manual_seed(0)), torch.tensor([25.0, 75.0])
     shifted = outputs + 0.5 * torch.tensor(age_prior(RARE.numpy())).log()
     assert torch.allclose(head.train().loss(outputs, ages), plain.loss(shifted, ages))
     assert torch.equal(head.eval().loss(outputs, ages), plain.loss(outputs, ages))
 
 
-def test_the_head_of_a_new_model_knows_the_training_ages():
+def test_the_head_of_a_new_model_has_counted_the_training_ages():
     model = build_model(load_config("ci", {"reweight": 1.0}), RARE.numpy())
     assert model.head.weight_of[75] > 5 * model.head.weight_of[25]
     same = build_model(load_config("ci"), RARE.numpy())
