@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from agehelpers.data import faces as faces_module
 from agehelpers.data.drawn import draw_faces
 
 os.environ["TQDM_DISABLE"] = "1"
@@ -64,3 +65,27 @@ def trained(quick, tmp_path_factory):
         patch.setenv("AGEHELPERS_CACHE", str(base / "cache"))
         run(quick, base / "run")
     return base / "run"
+
+
+@pytest.fixture
+def spoil_test(monkeypatch):
+    """A function after which the test pictures of `config` are white and of 99 years, whoever reads them."""
+    load_pixels, labels_and_split = faces_module.load_pixels, faces_module.labels_and_split
+
+    def spoil(config):
+        split = labels_and_split(config)[1]
+        test = set(split.loc[split["part"] == "test", "name"])
+
+        def spoilt(folder, labels, size):
+            pixels = load_pixels(folder, labels, size).copy()
+            pixels[labels["name"].isin(test).to_numpy()] = 255
+            return pixels
+
+        def relabelled(config):
+            labels, split = labels_and_split(config)
+            return labels.assign(age=labels["age"].mask(labels["name"].isin(test), 99)), split
+
+        monkeypatch.setattr(faces_module, "load_pixels", spoilt)
+        monkeypatch.setattr(faces_module, "labels_and_split", relabelled)
+
+    return spoil

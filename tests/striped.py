@@ -40,3 +40,12 @@ def fresh(config: Config = CONFIG, dropout: float = 0.0) -> AgeEstimationModel:
 def changed(**settings: object) -> Config:
     """`CONFIG` with other settings."""
     return dataclasses.replace(CONFIG, **settings)  # type: ignore[arg-type]
+
+
+def train_a_step(network, width, size, device):
+    """Forward and backward of two pictures in training mode; every parameter gets a gradient."""
+    network.zero_grad(set_to_none=True)
+    features = network.train()(torch.rand(2, 3, size, size, device=device))
+    assert features.shape == (2, width)
+    features.mean().backward()
+    assert [name for name, weight in network.named_parameters() if weight.grad is None] == []

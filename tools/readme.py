@@ -17,7 +17,7 @@ from agehelpers import paths
 from agehelpers.config import load_config
 from agehelpers.data.labels import label_error, utkface_labels
 from agehelpers.evaluation import comparison, label_quality
-from agehelpers.evaluation.errors import bias, cs, running_median
+from agehelpers.evaluation.errors import balanced_mae, bias, cs, running_median
 from agehelpers.evaluation.intervals import coverage
 from agehelpers.evaluation.subgroups import by_subgroup, citable
 from agehelpers.photos.predict import PACKAGED
@@ -91,7 +91,9 @@ def model_card() -> str:
             for row in by_subgroup(test, key).itertuples()]
     return render(
         "model_card", file=PACKAGED.name, facts=record.facts, settings=record.settings, weights=record.facts["weights"],
-        mae=comparison.interval_of(test, "MAE"), cs5=comparison.interval_of(test, "CS@5"), subgroups=rows,
+        mae=comparison.interval_of(test, "MAE"), balanced=balanced_mae(test),
+        plain_mae=(test.get("plain", test["prediction"]) - test["age"]).abs().mean(),
+        tau=record.facts.get("decoding", {}).get("tau"), cs5=comparison.interval_of(test, "CS@5"), subgroups=rows,
         label_error=label_error(labels), baseline=comparison.baseline_of(record),
         coverage=coverage(test).to_dict("records"), old_coverage=coverage(old, levels=[0.9])["coverage"].item(),
         beyond=1 - cs(test, 10), old_bias=bias(old))

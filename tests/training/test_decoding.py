@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from agehelpers.config import load_config
-from agehelpers.data import faces as faces_module
 from agehelpers.data.bands import age_band, age_prior, balanced_mean
 from agehelpers.data.faces import PARTS, SELECTION, prepare_faces
 from agehelpers.methods.heads import DistributionHead, RegressionHead
@@ -144,22 +143,9 @@ def test_the_decoding_goes_with_the_weights(balancing, trained, balanced, faces)
     assert np.abs(found["prediction"].to_numpy() - test["prediction"].to_numpy()).max() < 0.0511
 
 
-def test_the_choice_is_made_before_a_test_picture_is_at_hand(balancing, balanced, tmp_path, monkeypatch):
-    load_pixels, labels_and_split = faces_module.load_pixels, faces_module.labels_and_split
-    split, parts, choose = labels_and_split(balancing)[1], [], runs.choose_decoding
-    test = set(split.loc[split["part"] == "test", "name"])
-
-    def spoilt(folder, labels, size):
-        pixels = load_pixels(folder, labels, size).copy()
-        pixels[labels["name"].isin(test).to_numpy()] = 255
-        return pixels
-
-    def relabelled(config):
-        labels, split = labels_and_split(config)
-        return labels.assign(age=labels["age"].mask(labels["name"].isin(test), 99)), split
-
-    monkeypatch.setattr(faces_module, "load_pixels", spoilt)
-    monkeypatch.setattr(faces_module, "labels_and_split", relabelled)
+def test_the_choice_is_made_before_a_test_picture_is_at_hand(balancing, balanced, tmp_path, spoil_test, monkeypatch):
+    spoil_test(balancing)
+    parts, choose = [], runs.choose_decoding
     monkeypatch.setattr(decoding, "age_prior", lambda ages: PRIOR)
     monkeypatch.setattr(runs, "choose_decoding", lambda model, faces, within: parts.extend(
         faces.table["part"].unique()) or choose(model, faces, within))

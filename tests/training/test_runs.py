@@ -154,22 +154,8 @@ def test_a_run_has_no_test_picture_at_hand_until_all_is_chosen(quick, tmp_path, 
                      ("faces", ("calibration", "test", "train", "validation"))]
 
 
-def test_nothing_that_is_chosen_depends_on_test_pictures_or_their_labels(quick, trained, tmp_path, monkeypatch):
-    load_pixels, labels_and_split = faces_module.load_pixels, faces_module.labels_and_split
-    split = labels_and_split(quick)[1]
-    test = set(split.loc[split["part"] == "test", "name"])
-
-    def spoilt(folder, labels, size):
-        pixels = load_pixels(folder, labels, size).copy()
-        pixels[labels["name"].isin(test).to_numpy()] = 255
-        return pixels
-
-    def relabelled(config):
-        labels, split = labels_and_split(config)
-        return labels.assign(age=labels["age"].mask(labels["name"].isin(test), 99)), split
-
-    monkeypatch.setattr(faces_module, "load_pixels", spoilt)
-    monkeypatch.setattr(faces_module, "labels_and_split", relabelled)
+def test_nothing_that_is_chosen_depends_on_test_pictures_or_their_labels(quick, trained, tmp_path, spoil_test):
+    spoil_test(quick)
     first, second = read_record(trained), runs.run(quick, tmp_path / "second")
     pd.testing.assert_frame_equal(first.history.drop(columns="seconds"), second.history.drop(columns="seconds"))
     assert same_tensors(trained / "best.safetensors", tmp_path / "second" / "best.safetensors")
