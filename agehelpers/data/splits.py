@@ -6,6 +6,7 @@ which made those lists too (tools/split_lists.py).
 
 import hashlib
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -139,6 +140,7 @@ def make_split(labels: pd.DataFrame, protocol: str = "holdout", seed: int = 0) -
     a release of scikit-learn may change: the result depends on names, ages, clusters and `seed` only, not on the order
     of rows. Other seeds of "selection" split the pictures of its list anew.
 
+    A warning where most of the names are UTKFace's, but not nearly all of them are there.
     ValueError for an unknown `protocol`, a damaged list, fewer than 3 clusters, or pictures that a published list names
     and the label table lacks.
     """
@@ -152,6 +154,11 @@ def make_split(labels: pd.DataFrame, protocol: str = "holdout", seed: int = 0) -
         part = _parts(rows[rows["name"].isin(_utkface_list("selection_0").index)], seed, validation=0.2)
     else:
         part = PROTOCOLS[protocol](rows, seed)
+        both = rows["name"].isin(_utkface_lists()[0].index).sum()
+        if not utkface and both > max(1000, len(rows) / 2):
+            warnings.warn(f"{both:,} of these {len(rows):,} pictures are UTKFace's, but not nearly all of it: the "
+                          "split is made by code, not its list; test pictures of the records may be in training",
+                          stacklevel=2)
     return pd.DataFrame({"name": rows["name"], "part": part}).dropna(ignore_index=True).astype("str")
 
 
