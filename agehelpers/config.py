@@ -78,6 +78,8 @@ class MethodSettings:
     reweight: float = Field(default=0.0, ge=0, description="power of 1 / share of its age band in a picture's loss")
     balanced_softmax: float = Field(
         default=0.0, ge=0, description="times the log share of the age band that training adds to a logit")
+    auxiliary: float = Field(
+        default=0.0, ge=0, description="weight of the loss of gender and ethnicity, guessed in training only")
     start_at_median: bool = Field(default=True, description="the untrained model predicts the training median")
 
 

@@ -13,28 +13,28 @@ from agehelpers.config import Config
 from agehelpers.data.augmentation import augment_batched, augment_cpu, augmentation, no_augmentation, random_numbers
 from agehelpers.devices import to_device
 
-Sample = tuple[torch.Tensor, torch.Tensor]
+Sample = tuple[torch.Tensor, ...]
 
 
 class Batch(Sequence[Sample]):
-    """Samples of a batch, prepared in one go: ``images`` float32 [B, 3, H, W] and ``ages`` float32 [B] in years.
+    """Samples of a batch, prepared in one go: images float32 [B, 3, H, W], ages float32 [B] in years [, attributes].
 
-    `collate` hands the two tensors on as they are; torch's own collating sees a sequence of (image, age).
+    `collate` hands the tensors on as they are; torch's own collating sees a sequence of (image, age).
     """
 
-    def __init__(self, images: torch.Tensor, ages: torch.Tensor) -> None:
-        self.images, self.ages = images, ages
+    def __init__(self, *tensors: torch.Tensor) -> None:
+        self.tensors = tensors
 
     def __len__(self) -> int:
-        return len(self.ages)
+        return len(self.tensors[0])
 
     def __getitem__(self, place: Any) -> Any:
-        return self.images[place], self.ages[place]
+        return tuple(tensor[place] for tensor in self.tensors)
 
 
 def collate(batch: Any) -> Sample:
     """The tensors of a `Batch`, without copying them."""
-    return batch.images, batch.ages
+    return batch.tensors
 
 
 @dataclass(eq=False)
@@ -53,6 +53,8 @@ class FaceDataset(Dataset[Sample]):
         int64 [N], rows of `pixels` that belong to this part; a picture is known by its row.
     ages : ndarray
         float32 [N], years.
+    attributes : ndarray, optional
+        int64 [N, A], codes of further labels, handed on behind the ages; -1 is unknown.
 
     Examples
     --------
@@ -69,6 +71,7 @@ class FaceDataset(Dataset[Sample]):
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     augment: bool = False
     epoch: int = 0
+    attributes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self._shared = torch.tensor([self.epoch]).share_memory_()  # worker processes that persist see it change
@@ -94,14 +97,15 @@ class FaceDataset(Dataset[Sample]):
         chosen = np.asarray(places)
         rows = self.rows[chosen]
         change = no_augmentation(len(rows)) if self._numbers is None else augmentation(self._numbers[rows], self._now)
-        ages = to_device(torch.from_numpy(self.ages[chosen]), self.device)
+        labels = [to_device(torch.from_numpy(values[chosen]), self.device)
+                  for values in (self.ages, self.attributes) if values is not None]
         if self.device.type == "cpu":
-            return Batch(augment_cpu(np.asarray(self.pixels)[rows], change, self._now.image_size), ages)
+            return Batch(augment_cpu(np.asarray(self.pixels)[rows], change, self._now.image_size), *labels)
         if isinstance(self.pixels, torch.Tensor):
             pixels = self.pixels[to_device(torch.from_numpy(rows), self.device)]
         else:
             pixels = to_device(torch.from_numpy(self.pixels[rows]), self.device)
-        return Batch(augment_batched(pixels, change, self._now.image_size), ages)
+        return Batch(augment_batched(pixels, change, self._now.image_size), *labels)
 
     @property
     def steps(self) -> int:

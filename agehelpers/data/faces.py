@@ -12,6 +12,7 @@ from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset, on_device
 from agehelpers.data.drawn import sample_faces
 from agehelpers.data.labels import cached_labels, usable
+from agehelpers.data.names import ATTRIBUTES
 from agehelpers.data.pixels import load_pixels
 from agehelpers.data.splits import make_split, split_hash
 from agehelpers.devices import pick_device
@@ -35,12 +36,21 @@ class Faces:
         return self.table[self.table["part"] == name]
 
     def dataset(self, name: str) -> FaceDataset:
-        """One part for a DataLoader; the training part is augmented, and its conflicting labels are settled."""
-        rows = self.part(name)
-        if name == "train":
+        """One part for a DataLoader; the training part is augmented, and its conflicting labels are settled.
+
+        With auxiliary losses it has the attributes, as codes of `ATTRIBUTES`.
+        """
+        rows, training = self.part(name), name == "train"
+        if training:
             rows = settle_conflicts(rows, self.config.conflicts)
+        codes = _codes(rows) if training and self.config.auxiliary else None
         return FaceDataset(self.pixels, rows["row"].to_numpy(), rows["age"].to_numpy(np.float32), self.config,
-                           self.device, augment=name == "train")
+                           self.device, training, attributes=codes)
+
+
+def _codes(rows: pd.DataFrame) -> np.ndarray:
+    """Places of the labels of `rows` in `ATTRIBUTES`, int64 [N, A]; -1 where a label is unknown."""
+    return np.stack([pd.Categorical(rows[name], values).codes for name, values in ATTRIBUTES.items()], 1).astype(int)
 
 
 def faces_folder(config: Config) -> Path:

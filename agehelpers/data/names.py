@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 GENDERS = ("male", "female")
 ETHNICITIES = ("White", "Black", "Asian", "Indian", "Others")
+ATTRIBUTES = {"gender": GENDERS, "ethnicity": ETHNICITIES}
 VERDICTS = ("ok", "repaired", "partial", "rejected")
 OLDEST = 120  # years; UTKFace ends at 116, and nobody known lived beyond 122
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from agehelpers.config import Config
+from agehelpers.methods.attributes import AttributeHead
 from agehelpers.methods.backbones import build_backbone, feature_width
 from agehelpers.methods.heads import build_head
 
@@ -35,15 +36,21 @@ class AgeEstimationModel(nn.Module):
         if (first := config.at(0).image_size) != config.image_size:  # refused now, not in the first epoch
             feature_width(self.backbone, config.backbone, first)
         self.head = build_head(config, self.features)
+        self.attributes = AttributeHead(self.features) if config.auxiliary else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raw outputs of the head, [B, K] in fp32, for normalised images [B, 3, H, W].
+        """Raw outputs of the head, [B, K] in fp32, for normalised images [B, 3, H, W]."""
+        return self.outputs(images)[0]
 
-        The head is left out of mixed precision: bf16 numbers near 50 are a quarter of a year apart.
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Raw outputs of the head, and those of the `AttributeHead` where there is one, in fp32.
+
+        Heads are left out of mixed precision: bf16 numbers near 50 are a quarter of a year apart.
         """
         features = self.backbone(images)
         with torch.autocast(features.device.type, enabled=False):
-            return self.head(features.float())
+            features = features.float()
+            return self.head(features), None if self.attributes is None else self.attributes(features)
 
 
 def build_model(config: Config, training_ages: np.ndarray) -> AgeEstimationModel:
@@ -68,7 +75,7 @@ def trace_shapes(model: AgeEstimationModel, image_size: int, batch: int = 2) -> 
         return module.register_forward_hook(hook)
 
     handles = [note(f"backbone.{name}", child) for name, child in model.backbone.named_children()]
-    handles.append(note("head", model.head))
+    handles += [note(name, child) for name, child in model.named_children() if name != "backbone"]
     training = model.training
     try:
         with torch.inference_mode():

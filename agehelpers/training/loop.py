@@ -1,7 +1,6 @@
 """The training loop: it knows batches, a model and a folder for checkpoints, and nothing of where faces come from."""
 
 import dataclasses
-import itertools
 import math
 import os
 import sys
@@ -68,8 +67,8 @@ def _epoch(trainer: Trainer, training: FaceDataset, validation: FaceDataset, fol
     """The rest of the current epoch: its steps, its validation, its checkpoints."""
     trainer.model.train()
     before, started = trainer.seconds, time.perf_counter()
-    for images, ages in training.training_batches(trainer.epoch, trainer.step):
-        trainer.learn(images, ages)
+    for batch in training.training_batches(trainer.epoch, trainer.step):
+        trainer.learn(*batch)
         bar.update()
         if trainer.step % trainer.config.checkpoint_steps == 0 and trainer.step < trainer.steps:
             trainer.seconds = before + time.perf_counter() - started
@@ -160,31 +159,3 @@ def read_outputs(head: Head, outputs: Tensor) -> pd.DataFrame:
 def predict(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> pd.DataFrame:
     """Columns of `read_outputs` for all of `faces`, one row a picture, in order."""
     return read_outputs(model.head, raw_outputs(model, faces, config))
-
-
-def learning_rate_range_test(model: AgeEstimationModel, training: FaceDataset, config: Config, low: float,
-                             high: float, steps: int = 60) -> pd.DataFrame:
-    """Loss while the learning rate grows exponentially from `low` to `high`, a step a batch; changes `model`.
-
-    It stops early once the loss is four times its lowest, or not finite (Smith, WACV 2017, arXiv 1506.01186).
-    Columns: lr, loss (of the batch), smooth (exponential mean of the losses, bias corrected).
-    """
-    trainer = Trainer(model, dataclasses.replace(config, schedule="constant", ema=0.0), training.device, steps)
-    model.train()
-    rows: list[dict[str, float]] = []
-    mean = 0.0
-    batches = (batch for epoch in itertools.count() for batch in training.training_batches(epoch))
-    for step, (images, ages) in zip(range(steps), batches, strict=False):
-        rate = low * (high / low) ** (step / max(1, steps - 1))
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = rate
-        trainer.loss.reset()
-        trainer.learn(images, ages)
-        loss = float(trainer.loss.compute())
-        if not math.isfinite(loss):
-            break
-        mean = 0.8 * mean + 0.2 * loss
-        rows.append({"lr": rate, "loss": loss, "smooth": mean / (1 - 0.8 ** (step + 1))})
-        if rows[-1]["smooth"] > 4 * min(row["smooth"] for row in rows):
-            break
-    return pd.DataFrame(rows, columns=["lr", "loss", "smooth"])

@@ -77,20 +77,26 @@ class Trainer:
         """The model that is evaluated and kept: the averaged one where there is one."""
         return self.model if self.averaged is None else cast(AgeEstimationModel, self.averaged.module)
 
-    def learn(self, images: Tensor, ages: Tensor) -> None:
-        """One step: forward, backward, update; metrics weighted by the batch's size."""
+    def learn(self, images: Tensor, ages: Tensor, attributes: Tensor | None = None) -> None:
+        """One step: forward, backward, update; metrics, of the age alone, weighted by the batch's size."""
         torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step))  # mixing; dropout, if any
+        model, share, other = self.model, 1.0, torch.arange(len(ages))
         if self.config.mixup:  # Zhang et al., ICLR 2018, arXiv 1710.09412
             share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
             other = torch.randperm(len(ages))
             images = share * images + (1 - share) * images[other]
+
+        def mixed(head: Any, outputs: Tensor, labels: Tensor) -> Tensor:
+            loss = head.loss(outputs, labels)
+            return loss if share == 1 else share * loss + (1 - share) * head.loss(outputs, labels[other])
+
         with autocast(self.device, self.precision):
-            outputs = self.model(images.contiguous(memory_format=torch.channels_last))
-        loss = self.model.head.loss(outputs, ages)
-        if self.config.mixup:
-            loss = share * loss + (1 - share) * self.model.head.loss(outputs, ages[other])
+            outputs, guesses = model.outputs(images.contiguous(memory_format=torch.channels_last))
+        loss = total = mixed(model.head, outputs, ages)
+        if guesses is not None and attributes is not None:
+            total = loss + self.config.auxiliary * mixed(model.attributes, guesses, attributes)
         self.optimizer.zero_grad()
-        self.scaler.scale(loss.mean()).backward()
+        self.scaler.scale(total.mean()).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()

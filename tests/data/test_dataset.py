@@ -45,8 +45,18 @@ def test_one_picture_and_a_batch_agree(augment):
         assert alone.shape == (3, 32, 32) and alone.dtype == torch.float32
         assert its_age.shape == () and its_age == age == place + 3
         assert torch.equal(alone, image)
-    unchanged = torch.equal(batch.images, whole_pictures(PIXELS[[8, 3, 14, 3]], 32))
+    unchanged = torch.equal(batch.tensors[0], whole_pictures(PIXELS[[8, 3, 14, 3]], 32))
     assert unchanged is not augment
+
+
+def test_attributes_follow_their_pictures():
+    codes = np.stack([np.arange(20), np.arange(20) % 3 - 1], 1)
+    faces = dataset(attributes=codes)
+    seen = [(age, code) for images, ages, attributes in faces.training_batches(1)
+            for age, code in zip(ages.tolist(), attributes.tolist(), strict=True)]
+    assert sorted(seen) == [(float(row), codes[row].tolist()) for row in range(20)] != seen
+    plain = list(DataLoader(faces, batch_size=6))
+    assert [len(batch) for batch in plain] == [3] * 4 and plain[0][2].dtype == torch.int64
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -179,7 +189,7 @@ def test_a_learners_loop_runs_on_it():
 def test_the_gpu_sees_the_same_pictures():
     cuda = torch.device("cuda")
     pixels = np.broadcast_to(np.linspace(0, 255, 36, dtype=np.uint8)[:, None, None], (8, 36, 36, 3)).copy()
-    expected = dataset(range(8), pixels=pixels).__getitems__(range(8)).images
+    expected = dataset(range(8), pixels=pixels).__getitems__(range(8)).tensors[0]
     copied = on_device(pixels, cuda)
     assert isinstance(copied, torch.Tensor) and copied.device.type == "cuda"
     for source in (pixels, copied):
@@ -200,7 +210,7 @@ def test_worker_processes_that_persist_see_the_epoch_change():
     faces.set_epoch(3)
     second = torch.cat([images for images, _ in loader])
     del loader
-    assert torch.equal(second, dataset(epoch=3).__getitems__(range(20)).images) and not torch.equal(first, second)
+    assert torch.equal(second, dataset(epoch=3).__getitems__(range(20)).tensors[0]) and not torch.equal(first, second)
 
 
 def test_worker_processes_are_refused_on_a_gpu():

@@ -33,6 +33,18 @@ def test_each_row_has_its_part_its_labels_and_its_pixels(config, faces):
         assert dataset.ages.dtype == np.float32 and dataset.augment is (part == "train")
 
 
+def test_auxiliary_losses_get_attributes_of_the_training_part(config):
+    found = prepare_faces(dataclasses.replace(config, auxiliary=0.3))
+    rows, codes = found.part("train"), found.dataset("train").attributes
+    assert codes.shape == (len(rows), 2) and codes.dtype == np.int64 and len(np.unique(codes[:, 1])) >= 3
+    genders = rows["gender"].map({"male": 0, "female": 1})
+    ethnicities = rows["ethnicity"].map({"White": 0, "Black": 1, "Asian": 2, "Indian": 3, "Others": 4})
+    assert (codes == np.stack([genders, ethnicities], 1)).all()
+    nameless = dataclasses.replace(found, table=found.table.assign(ethnicity=pd.NA))
+    assert (nameless.dataset("train").attributes[:, 1] == -1).all()
+    assert found.dataset("validation").attributes is prepare_faces(config).dataset("train").attributes is None
+
+
 def test_a_search_for_settings_is_not_handed_test_pictures(config):
     whole, few = prepare_faces(config), prepare_faces(config, SELECTION)
     assert set(few.table["part"]) == set(SELECTION) and few.split == whole.split

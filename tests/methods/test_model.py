@@ -1,11 +1,14 @@
 """The model: backbone and head together, where it starts, and in what precision it predicts."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from agehelpers.config import load_config
 from agehelpers.methods import backbones
+from agehelpers.methods.attributes import AttributeHead
 from agehelpers.methods.model import AgeEstimationModel, build_model, trace_shapes
 
 
@@ -50,6 +53,31 @@ def test_the_head_computes_in_single_precision():
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(torch.zeros(2, 3, 40, 40))
     assert outputs.dtype == torch.float32 and outputs[0].item() == pytest.approx(77.123, abs=1e-4)
+
+
+def test_guesses_of_attributes_stand_beside_the_age():
+    config = load_config("ci", {"auxiliary": 0.3})
+    torch.manual_seed(0)
+    model, images = AgeEstimationModel(config).eval(), torch.rand(2, 3, 40, 40)
+    outputs, guesses = model.outputs(images)
+    features = model.backbone(images)
+    assert torch.equal(model(images), outputs) and torch.equal(outputs, model.head(features))
+    assert guesses.shape == (2, 7) and torch.equal(guesses, model.attributes(features))
+    plain = AgeEstimationModel(load_config("ci"))
+    assert plain.outputs(images)[1] is None and not any("attributes" in key for key in plain.state_dict())
+    table = trace_shapes(model, 40)
+    assert table["shape"].iloc[-1] == "B x 7"
+    assert table["parameters"].sum() == sum(p.numel() for p in model.parameters())
+
+
+def test_the_loss_of_attributes_by_hand():
+    head = AttributeHead(4)
+    outputs = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [1.0, 3.0, 0.0, 0.0, 5.0, 0.0, 0.0]])
+    gender, ethnicity = math.log(1 + math.exp(-2)), math.log(1 + 4 * math.exp(-5))
+    both = head.loss(outputs, torch.tensor([[0, 4], [1, 2]]))
+    assert both.tolist() == pytest.approx([math.log(2) + math.log(5), gender + ethnicity], abs=1e-6)
+    unknown = head.loss(outputs, torch.tensor([[-1, -1], [1, -1]]))
+    assert unknown.tolist() == pytest.approx([0.0, gender], abs=1e-6)
 
 
 def test_the_shapes_on_the_way():

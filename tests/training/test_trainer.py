@@ -72,6 +72,32 @@ def test_mixing_mixes_pictures_and_losses():
     assert 0 < share < 1 and float(trainer.loss.compute()) == pytest.approx(expected.mean().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_attributes_pull_at_the_features_and_not_at_the_metrics(mixup):
+    config = changed(auxiliary=0.3, mixup=mixup, optimizer="sgd", schedule="constant", nesterov=False, momentum=0.0,
+                     weight_decay=0.0)
+    images, ages = next(iter(datasets(config)[0].training_batches(0)))
+    codes = torch.stack([torch.arange(len(ages)) % 2, torch.arange(len(ages)) % 6 - 1], 1)
+    expected = fresh(config).train()
+    torch.manual_seed(step_seed(config.seed, 0, 0))
+    share, other = 1.0, torch.arange(len(ages))
+    if mixup:
+        share = float(torch.distributions.Beta(mixup, mixup).sample())
+        other = torch.randperm(len(ages))
+    outputs, guesses = expected.outputs(share * images + (1 - share) * images[other])
+    age, beside = ((share * head.loss(found, labels) + (1 - share) * head.loss(found, labels[other])).mean()
+                   for head, found, labels in ((expected.head, outputs, ages), (expected.attributes, guesses, codes)))
+    weight, first = expected.attributes.weight, expected.backbone[0].weight
+    before = [part.detach().clone() for part in (weight, first)]
+    (age + 0.3 * beside).backward()
+    trainer = Trainer(fresh(config), config, CPU, steps=1)
+    trainer.learn(images, ages, codes)
+    after = [trainer.model.attributes.weight, trainer.model.backbone[0].weight]
+    for old, new, part in zip(before, after, (weight, first), strict=True):
+        assert torch.allclose(new, old - config.lr * part.grad, atol=1e-5) and not torch.equal(new, old)
+    assert float(trainer.loss.compute()) == pytest.approx(age.item(), rel=1e-4)
+
+
 def test_a_warm_up_of_less_than_two_steps_is_two_steps():
     config = changed(warmup=0.01, epochs=2)
     assert Trainer(fresh(config), config, CPU, steps=5).schedule.get_last_lr()[0] < config.lr
