@@ -19,15 +19,11 @@ from scipy.sparse.csgraph import connected_components
 from agehelpers import paths
 from agehelpers.data import splits
 from agehelpers.data.labels import committed, usable, utkface_labels
-from agehelpers.evaluation.bootstrap import confidence_interval
-from agehelpers.evaluation.tables import add_clusters, errors
-from agehelpers.training.records import read_record
 from tools.readme import render
 
 LISTS = ("holdout_0", *(f"benchmark_{seed}" for seed in range(5)), "coral_0", "coral_published_0", "selection_0")
 PRECEDENCE = ("test", "calibration", "validation", "train")  # a part gives way to those before it
 FIRST_KINDS = ("identical", "near")  # copies known when the test lists were made
-ERRORS = "## The error of the weights before"  # heading of what is kept once the records before are replaced
 
 
 def by_code(labels: pd.DataFrame, copies: pd.DataFrame, name: str) -> pd.Series:
@@ -73,27 +69,6 @@ def dropped(first: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
     return first.where(made.isna()).apply(pd.Series.value_counts).reindex(PRECEDENCE[::-1]).T.fillna(0).astype(int)
 
 
-def errors_before(labels: pd.DataFrame, first: pd.DataFrame, made: pd.DataFrame) -> pd.DataFrame:
-    """One row a record of a list that has changed since: its test MAE with and without copies of training pictures.
-
-    Columns record, pictures, mae, others, others_mae, affected, affected_mae, low, high (years; 95 %, over clusters).
-    """
-    hashes = {hash_of(first[name]): name for name in LISTS if not first[name].equals(made[name])}
-    rows = []
-    for file in sorted(paths.records_folder().glob("*/predictions.csv")):
-        record = read_record(file.parent)
-        if record.facts["split"] in hashes:
-            part = first[hashes[record.facts["split"]]]
-            test = add_clusters(record.part("test"), labels)
-            error = np.abs(errors(test))
-            train = labels.loc[labels["name"].isin(part.index[part == "train"]), "cluster"]
-            hit = test["cluster"].isin(train).to_numpy(bool)
-            rows.append((record.name, len(test), error.mean(), (~hit).sum(), error[~hit].mean(), hit.sum(),
-                         *confidence_interval(error[hit], clusters=test["cluster"][hit])))
-    return pd.DataFrame(rows, columns=["record", "pictures", "mae", "others", "others_mae", "affected", "affected_mae",
-                                       "low", "high"])
-
-
 def write(labels: pd.DataFrame, first: pd.DataFrame, page: Path) -> pd.DataFrame:
     """Write the lists, their hashes and `page`; the lists. ValueError where a committed test list would change."""
     made = make_lists(labels, first)
@@ -102,12 +77,8 @@ def write(labels: pd.DataFrame, first: pd.DataFrame, page: Path) -> pd.DataFrame
         raise ValueError(f"the test lists of {', '.join(other)} would change, but they stay as they are: were copies "
                          f"of the kinds {' and '.join(FIRST_KINDS)} added or removed?")
     hashes = {name: hash_of(made[name]) for name in LISTS}
-    before = errors_before(labels, first, made)
-    text = render("split_lists", heading=ERRORS, hashes=hashes, parts=made.apply(pd.Series.value_counts).T.fillna(0),
-                  dropped=dropped(first, made), before=before.to_dict("records"))
-    if before.empty and page.is_file():
-        text = text.partition(ERRORS)[0] + ERRORS + page.read_text().partition(ERRORS)[2]
-    paths.write_atomically(page, text)
+    paths.write_atomically(page, render("split_lists", hashes=hashes, dropped=dropped(first, made),
+                                        parts=made.apply(pd.Series.value_counts).T.fillna(0)))
     paths.write_atomically(splits.UTKFACE_LISTS, made.to_csv(lineterminator="\n"))
     paths.write_json(splits.UTKFACE_LISTS.with_suffix(".json"), hashes)
     return made

@@ -3,15 +3,13 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from agehelpers.data import splits
 from agehelpers.data.labels import utkface_labels
-from agehelpers.training.records import RUN_FACTS, write_record
 from tools import split_lists
-from tools.split_lists import ERRORS, LISTS, by_code, dropped, make_lists, write
+from tools.split_lists import LISTS, by_code, dropped, make_lists, write
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "split_lists.md").read_text()
@@ -37,7 +35,6 @@ def few(tmp_path, monkeypatch):
     first["coral_published_0"] = PARTS[::-1]
     first["selection_0"] = ["train", "train", "train", "validation", "train", "validation", "train", "train"]
     monkeypatch.setattr(splits, "UTKFACE_LISTS", tmp_path / "lists.csv")
-    monkeypatch.setenv("AGEHELPERS_RECORDS", str(tmp_path / "records"))
     first.to_csv(splits.UTKFACE_LISTS)
     return labels, first
 
@@ -92,28 +89,6 @@ def test_test_lists_are_never_overwritten(few, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(splits.UTKFACE_LISTS, dtype="str", index_col="name"), made)
     hashes = json.loads(splits.UTKFACE_LISTS.with_suffix(".json").read_text())
     assert list(hashes) == list(LISTS) and hashes["coral_0"] == hashes["benchmark_0"] != hashes["holdout_0"]
-
-
-def test_the_error_with_and_without_copies_is_kept_when_its_records_are_gone(few, tmp_path):
-    labels, first = few
-    facts = {key: {} for key in RUN_FACTS} | {"split": split_lists.hash_of(first["coral_0"])}
-    table = pd.DataFrame({"name": NAMES, "part": PARTS, "prediction": np.arange(20, 28) + [0, 9, 0, 3, 0, 0, 1, 0]})
-    unchanged = split_lists.hash_of(first["coral_published_0"])
-    for name, split in ("ours", facts["split"]), ("newer", "0123456789ab"), ("published", unchanged):
-        write_record(tmp_path / "records" / name, facts | {"split": split},
-                     {"predictions": table[table["part"].isin(["calibration", "test"])], "history": table[:0]})
-    found = split_lists.errors_before(labels, first, make_lists(labels, first)).drop(columns=["low", "high"])
-    # test pictures 21, 9 years off, a copy in training; and 26, 1 year off, whose copy only validates
-    assert found.to_dict("records") == [{"record": "ours", "pictures": 2, "mae": 5, "others": 1, "others_mae": 1,
-                                         "affected": 1, "affected_mae": 9}]
-    page = tmp_path / "page.md"
-    write(labels, first, page)
-    row = "| `ours` | 2 | 5.000 | 1 | 1.000 | 1 | 9.00 (nan to nan) |"
-    assert row in page.read_text().partition(ERRORS)[2]
-    (tmp_path / "records" / "ours" / "predictions.csv").unlink()
-    page.write_text(page.read_text().replace("# Split lists", "# Old"))
-    write(labels, first, page)
-    assert row in page.read_text() and "# Split lists" in page.read_text()
 
 
 def test_what_stops_the_tool_is_said(monkeypatch, tmp_path, capsys):
