@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from agehelpers import paths
 from agehelpers.config import load_config
 from agehelpers.data.labels import label_error, utkface_labels
+from agehelpers.data.splits import make_split, split_hash
 from agehelpers.evaluation import comparison, label_quality
 from agehelpers.evaluation.errors import balanced_mae, bias, cs, running_median
 from agehelpers.evaluation.intervals import coverage
@@ -27,7 +28,10 @@ from tools.plan import PLAN
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent / "templates"), undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
-BLOCKS = ("results", "ablation", "intervals")  # of the README, each a template and a function below
+BLOCKS = ("results", "start", "ablation", "intervals")  # of the README, each a template and a function below
+RECIPES = {  # families of records on `holdout`, ours first
+    "laptop_holdout": "ours", "start_printed": "the starting point's, as printed",
+    "start_tuned": "the same at the best cell of its own grid", "scratch_holdout": "ours from random weights"}
 FIGURE = "scratch_holdout"  # record that the figure and the page of subgroups show
 
 
@@ -68,6 +72,22 @@ def results_block() -> str:
     return render("results", measured=measured.to_dict("records"), label_error=label_error(labels),
                   published=comparison.published().to_dict("records"),
                   missing={name: load_config(one.profile, one.settings) for name, one in families.items()})
+
+
+def start_block() -> str:
+    """Markdown: the starting point's recipe and ours, on the same test pictures."""
+    labels, published = utkface_labels(), comparison.published()
+    split = split_hash(make_split(labels, "holdout"))
+    family, made = {one.name: one.family for one in PLAN}, planned_records()
+    found = {name: [one for one in made if family[one.name] == name and one.facts["split"] == split]
+             for name in RECIPES}
+    measured = {name: records for name, records in found.items() if records}
+    ours = next(iter(RECIPES)) in measured
+    table = comparison.against(measured, labels) if ours else pd.DataFrame(columns=["recipe"])
+    return render("start", rows=table.to_dict("records"), recipes=RECIPES,
+                  configs={name: records[0].settings for name, records in measured.items()},
+                  missing=[name for name in RECIPES if name not in set(table["recipe"])],
+                  reported=published.loc[published["method"].str.contains("starting point"), "mae"].item())
 
 
 def ablation_block() -> str:
@@ -119,7 +139,7 @@ def suspected_labels() -> pd.DataFrame:
 
 def updated(text: str) -> str:
     """The README `text` with its generated blocks as the records say."""
-    blocks = {"results": results_block, "ablation": ablation_block, "intervals": intervals_block}
+    blocks = {"results": results_block, "start": start_block, "ablation": ablation_block, "intervals": intervals_block}
     for name in BLOCKS:
         text = with_block(text, blocks[name](), marker(name), marker(name, end=True))
     return text

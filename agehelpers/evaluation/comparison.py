@@ -98,27 +98,29 @@ def _family_row(family: str, members: list[Record], labels: pd.DataFrame) -> dic
     return row
 
 
-def against(ours: Sequence[Record], others: Mapping[str, Sequence[Record]], labels: pd.DataFrame) -> pd.DataFrame:
-    """Other recipes against ours on the same test pictures, each the mean of its runs (seeds).
+def against(recipes: Mapping[str, Sequence[Record]], labels: pd.DataFrame) -> pd.DataFrame:
+    """The first of some recipes and others on the same test pictures, each the mean of its runs (seeds).
 
-    Columns recipe, runs, mae, lowest, highest (of its runs), difference (years; positive: worse than ours) and the ends
-    low and high of its 95 % interval: a paired bootstrap over clusters of the pictures' mean errors. It covers the
-    choice of test pictures; how far seeds lie apart stands beside it. The first row is ours.
+    Columns recipe, runs, validation (MAE), mae (of the test), lowest, highest (of its runs), difference (years;
+    positive: worse than the first) and the ends low and high of its 95 % interval: a paired bootstrap over clusters of
+    the pictures' mean errors. It covers the choice of test pictures; how far seeds lie apart stands beside it.
     ValueError where the test pictures are not the same.
     """
     def absolute(records: Sequence[Record]) -> pd.DataFrame:
         tests = (test_part(record, labels).set_index("name") for record in records)
         return pd.concat([(test["prediction"] - test["age"]).abs() for test in tests], axis=1)
 
-    base, rows = absolute(ours), []
-    clusters = labels.set_index("name")["cluster"].reindex(base.index)
-    for recipe, records in {"ours": ours, **others}.items():
-        error = absolute(records)
+    tables = {recipe: absolute(records) for recipe, records in recipes.items()}
+    (first, base), *_ = tables.items()
+    clusters, rows = labels.set_index("name")["cluster"].reindex(base.index), []
+    for recipe, error in tables.items():
         if set(error.index) != set(base.index) or error.isna().any(axis=None):
-            raise ValueError(f"{recipe}: its test pictures are not ours; compare records of one split")
+            raise ValueError(f"{recipe}: its test pictures are not those of {first}; compare records of one split")
         paired = confidence_interval((error.mean(axis=1) - base.mean(axis=1))[base.index], clusters=clusters)
-        rows.append({"recipe": recipe, "runs": len(records), "mae": error.mean().mean(), "lowest": error.mean().min(),
-                     "highest": error.mean().max(), **dict(zip(("difference", "low", "high"), paired, strict=True))})
+        validation = [record.facts["mae"]["validation"] for record in recipes[recipe]]
+        rows.append({"recipe": recipe, "runs": error.shape[1], "validation": np.mean(validation),
+                     "mae": error.mean().mean(), "lowest": error.mean().min(), "highest": error.mean().max(),
+                     **dict(zip(("difference", "low", "high"), paired, strict=True))})
     return pd.DataFrame(rows)
 
 

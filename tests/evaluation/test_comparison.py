@@ -25,7 +25,7 @@ def record(name, covered=(15, 18, 20), protocol="holdout", calibration=39, width
     other = test.head(3).assign(part="calibration", age=0).reset_index(drop=True)  # has no say
     settings = {"protocol": protocol, "backbone": "tiny", "image_size": 24, "weights": None}
     facts = {"config": settings, "intervals": {"calibration": calibration}, "split": "abc", "train_median": 30.0,
-             "training_seconds": 120, "precision": "float32", **facts,
+             "training_seconds": 120, "precision": "float32", "mae": {"validation": prediction}, **facts,
              "hardware": {"card": None, "threads": 1, "cores": 2} | facts.get("hardware", {})}
     return Record(name, facts, {"predictions": pd.concat([test, other], ignore_index=True)})
 
@@ -122,16 +122,18 @@ def test_training_records_are_ordered_and_leave_out_searches(monkeypatch, tmp_pa
 
 def test_recipes_against_ours_on_the_same_pictures_by_hand():
     ours = [record("ours_0", prediction=53.0), record("ours_1", prediction=55.0)]  # errors 3 and 5: 4 on each picture
-    theirs = [record("theirs", prediction=np.where(np.arange(20) < 10, 44.0, 40.0))]  # 6 or 10: 8
-    found = comparison.against(ours, {"theirs": theirs}, LABELS)
+    theirs = [record("theirs", prediction=np.where(np.arange(20) < 10, 44.0, 40.0), mae={"validation": 7})]  # 6, 10
+    found = comparison.against({"ours": ours, "theirs": theirs}, LABELS)
     assert found["recipe"].tolist() == ["ours", "theirs"] and found["runs"].tolist() == [2, 1]
+    assert found["validation"].tolist() == [54, 7]
     assert found[["mae", "lowest", "highest", "difference"]].to_numpy().tolist() == [[4, 3, 5, 0], [8, 8, 8, 4]]
     assert found.loc[0, ["low", "high"]].tolist() == [0, 0]
     paired = confidence_interval(np.where(np.arange(20) < 10, 2.0, 6.0), clusters=LABELS["cluster"])
     assert found.loc[1, ["low", "high"]].tolist() == pytest.approx(paired[1:])
     shuffled = theirs[0].predictions.sample(frac=1, random_state=0).reset_index(drop=True)
-    again = comparison.against(ours, {"theirs": [Record("x", theirs[0].facts, {"predictions": shuffled})]}, LABELS)
+    other = Record("x", theirs[0].facts, {"predictions": shuffled})
+    again = comparison.against({"ours": ours, "theirs": [other]}, LABELS)
     pd.testing.assert_frame_equal(again, found)
     fewer = Record("x", theirs[0].facts, {"predictions": shuffled.iloc[1:]})
-    with pytest.raises(ValueError, match="theirs: its test pictures are not ours"):
-        comparison.against(ours, {"theirs": [fewer, theirs[0]]}, LABELS)
+    with pytest.raises(ValueError, match="theirs: its test pictures are not those of ours"):
+        comparison.against({"ours": ours, "theirs": [fewer, theirs[0]]}, LABELS)

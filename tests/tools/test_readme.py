@@ -7,6 +7,7 @@ import jinja2
 import pandas as pd
 import pytest
 
+from agehelpers.training.records import Record
 from tools import readme
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -21,7 +22,7 @@ def test_every_generated_file_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("AGEHELPERS_HOME", str(tmp_path))
     monkeypatch.setattr(readme, "PACKAGED", tmp_path / "weights" / "laptop.safetensors")
     made = {name: f"{name} as made\n" for name in (
-        "results_block", "ablation_block", "intervals_block", "model_card", "subgroup_page")}
+        "results_block", "start_block", "ablation_block", "intervals_block", "model_card", "subgroup_page")}
     made["suspected_labels"] = pd.DataFrame({"name": ["a.jpg"]})
     for name, value in made.items():  # that these are right is compared with the committed files elsewhere
         monkeypatch.setattr(readme, name, lambda value=value: value)
@@ -44,6 +45,25 @@ def test_every_generated_file_is_written(tmp_path, monkeypatch):
                        "data/published.csv"}
     for name in ("results", "published"):
         assert (tmp_path / "docs" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_starting_point_stands_beside_ours(monkeypatch):
+    labels, split = readme.utkface_labels(), readme.make_split(readme.utkface_labels(), "holdout")
+    tests = split[split["part"] == "test"].merge(labels, on="name").astype({"age": "int64"})
+    good, old = readme.split_hash(split), "0123456789ab"
+    made = [Record(name, {"split": where, "mae": {"validation": off - 0.5}, "config": {
+        "backbone": "tiny", "weights": weights}}, {"predictions": tests.assign(prediction=tests["age"] + off)})
+        for name, off, where, weights in (("laptop_holdout_0", 4, good, "w"), ("laptop_holdout_1", 5, good, "w"),
+                                          ("start_printed_0", 7, good, "w"), ("scratch_holdout", 9, old, None))]
+    monkeypatch.setattr(readme, "planned_records", lambda: made)
+    rows = [line for line in readme.start_block().splitlines() if line.startswith("| `")]
+    assert rows == [
+        "| `laptop_holdout`: ours | tiny, w | 2 | 4.00 | **4.50** | 4.00 to 5.00 |  |",
+        "| `start_printed`: the starting point's, as printed | tiny, w | 1 | 6.50 | **7.00** | one run | "
+        "+2.50 (+2.50 to +2.50) |",
+        "| `start_tuned`: the same at the best cell of its own grid | | | | not measured | | |",
+        "| `scratch_holdout`: ours from random weights | | | | not measured | | |"]  # its record is of an older list
+    assert "*5.418*" in readme.start_block()
 
 
 def test_a_template_with_an_unknown_name_is_an_error():
