@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from trials import TARGET
+from trials import GOAL, GOAL_MINUTES
 
 from agehelpers import paths
 from agehelpers.config import PROFILES
@@ -71,11 +72,23 @@ def block(folder: Path = RECORDS) -> str:
     rows = measured(folder)
     short, race = (json.loads((folder / name / "config.json").read_text()) for name in ("short", "race"))
     cpu = dict(iter(select(rows, device="cpu").groupby("part")))
-    trainings = cpu["schedules"].pivot(index="way", columns="measure", values="value")
     return TEMPLATE.render(
-        one=one, select=select, versus=versus, cpu=cpu, cuda="cuda" in set(rows["device"]), facts=short, target=TARGET,
+        one=one, select=select, versus=versus, cpu=cpu, cuda="cuda" in set(rows["device"]), facts=short,
         race_minutes=race["race_minutes"], race=race_table(cpu["race"]), scratch=PROFILES["scratch"],
-        trainings=trainings.loc[cpu["schedules"]["way"].unique()].to_dict("index"))
+        goal=[reached(way, table) for way, table in curves(rows)], goal_years=GOAL, goal_minutes=GOAL_MINUTES)
+
+
+def curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Of the part `goal` on a CPU: each way and its table of epoch, time (s) and validation MAE (years)."""
+    for way, found in select(rows, device="cpu", part="goal").groupby("way", sort=False):
+        yield str(way), found.pivot(index="epoch", columns="measure", values="value").reset_index()
+
+
+def reached(way: str, table: pd.DataFrame) -> dict[str, Any]:
+    """Minutes until validation read `GOAL`, or all there were, whether it did, its lowest MAE, epochs."""
+    lowest, last = table["validation MAE"].min(), table.iloc[-1]
+    return {"way": way, "minutes": last["time"] / 60, "reached": lowest <= GOAL, "lowest": lowest,
+            "epochs": int(last["epoch"])}
 
 
 def figure(folder: Path = RECORDS) -> Figure:
@@ -97,6 +110,23 @@ def figure(folder: Path = RECORDS) -> Figure:
         ax.grid(color="0.92", linewidth=0.8)
         ax.set_axisbelow(True)
         ax.legend(frameon=False, fontsize=8)
+    return drawn
+
+
+def goal_figure(rows: pd.DataFrame) -> Figure:
+    """Validation MAE over minutes of training, and the figure to reach."""
+    import matplotlib.pyplot as plt
+
+    drawn, ax = plt.subplots(figsize=(9.5, 4.8), layout="constrained")
+    for (way, table), colour in zip(curves(rows), (USUAL, OURS, "#009E73"), strict=False):
+        ax.plot(table["time"] / 60, table["validation MAE"], color=colour, marker="o", markersize=4, label=way)
+    ax.axhline(GOAL, color=LIMIT, linestyle="--", linewidth=1,
+               label=f"{GOAL} years: reported for the starting point,\na validation error on an unknown split")
+    ax.set(title="How soon validation reads the starting point's figure (holdout, one run each)", ylim=(4, 12),
+           xlabel="minutes of training on two cores", ylabel="validation MAE (years)", xlim=(0, None))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(color="0.92", linewidth=0.8)
+    ax.legend(frameon=False, fontsize=9)
     return drawn
 
 
@@ -134,7 +164,7 @@ def bars(ax: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Write the README's block and docs/benchmark.png."""
+    """Write the README's block, docs/benchmark.png and docs/goal.png."""
     sys.path.append(str(HERE.parent))  # for tools, which is no part of the installed package
     from tools.readme import with_block
 
@@ -142,6 +172,8 @@ def main() -> None:
     readme = HERE.parent / "README.md"
     text = with_block(readme.read_text(), block(), BEGIN, END)
     figure().savefig(readme.parent / "docs" / "benchmark.png", dpi=110)
+    if "goal" in set(measured()["part"]):
+        goal_figure(measured()).savefig(readme.parent / "docs" / "goal.png", dpi=110)
     paths.write_atomically(readme, text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import time
@@ -17,15 +16,12 @@ import torch
 from measuring import ALLOWED, CORES, Bench, warm
 from usual import UsualFaces
 
-from agehelpers import paths
 from agehelpers.config import Config, load_config
 from agehelpers.data.faces import SELECTION, faces_folder, prepare_faces
 from agehelpers.methods.model import build_model
 from agehelpers.training import grid, loop
-from agehelpers.training.runs import settings_digest, train_faces
 from agehelpers.training.trainer import Trainer
 
-TARGET = 6.5  # years of validation MAE, part schedules
 RACE_MINUTES, RACE_SIZE = 10.0, 48  # minutes for each way, side of the pictures in pixels
 
 
@@ -131,34 +127,4 @@ def searched(config: Config, short: bool, place: Path) -> tuple[pd.DataFrame, fl
     return grid.search(config, place, halving=short), time.perf_counter() - started
 
 
-SCHEDULES: dict[str, dict[str, Any]] = {  # what each changes of the `scratch` profile
-    "36 epochs, 48 to 72 px, full augmentation throughout": {"epochs": 36, "warmup": 0.2, "augment_from": 1.0},
-    "24 epochs, 32 to 72 px, peak rate 0.1": {"epochs": 24, "grow_from": 32, "lr": 0.1},
-    "30 epochs, 48 px": {"epochs": 30, "image_size": 48, "grow_from": None},
-    "the profile: 26 epochs, 48 to 72 px": {},
-}
-
-
-def schedules(bench: Bench) -> None:
-    """Whole trainings on `selection`, a thread each, with other sizes, lengths and augmentation; resumable.
-
-    Their seconds are upper bounds: a training may have run beside other work.
-    """
-    configs = [bench.config(protocol="selection", evaluate_every=2, **change) for change in SCHEDULES.values()]
-    histories = beside(bench, [partial(scheduled, config) for config in configs])
-    for way, history in zip(SCHEDULES, histories, strict=True):
-        total = history["seconds"].cumsum()
-        reached = total[history["val_mae"] <= TARGET]
-        bench.add("validation MAE", [float(history["val_mae"].min())], "years", way=way, cores=1)
-        bench.add("time", [float(total.iloc[-1])], "s", way=way, cores=1)
-        bench.add(f"time to {TARGET} years", [float(reached.iloc[0]) if len(reached) else math.nan], "s", way=way,
-                  cores=1)
-
-
-def scheduled(config: Config) -> pd.DataFrame:
-    """Train one schedule, going on where it was interrupted; its history."""
-    faces = prepare_faces(config, SELECTION)
-    return train_faces(faces, paths.runs_folder() / "schedules" / settings_digest(config, faces.split))
-
-
-PARTS: dict[str, Callable[[Bench], None]] = {"race": race, "grid": halving, "schedules": schedules, "goal": goal}
+PARTS: dict[str, Callable[[Bench], None]] = {"race": race, "grid": halving, "goal": goal}

@@ -192,20 +192,6 @@ def test_both_grids(bench, monkeypatch):
     assert rows.loc[rows["unit"] == "ratio", ["way", "over"]].values.tolist() == [["halving", "every cell in full"]]
 
 
-def test_schedules_go_on_and_name_their_target(bench, monkeypatch):
-    import trials
-
-    monkeypatch.setattr(trials, "SCHEDULES", {"short": {}, "fast": {"lr": 0.2}})
-    monkeypatch.setattr(trials, "TARGET", 200)  # years: reached at once
-    made = bench("schedules")
-    trials.schedules(made)
-    rows = pd.DataFrame(made.rows).pivot(index="way", columns="measure", values="value")
-    assert list(rows.index) == ["fast", "short"] and (rows["time to 200 years"] == rows["time"]).all()
-    again = bench("schedules")
-    trials.schedules(again)  # nothing is left to train: the same history, its seconds too
-    assert [row.value for row in again.rows] == [row.value for row in made.rows]
-
-
 @pytest.mark.parametrize(("reached_at", "minutes", "epochs"), [(200, 60, 1), (0, 60, 3), (0, 0, 1)])
 def test_a_goal_ends_each_training_once_it_is_reached_or_the_time_is_over(reached_at, minutes, epochs, bench,
                                                                            monkeypatch):

@@ -28,7 +28,7 @@ def test_the_readme_is_what_the_benchmark_records_say(report):
     text = (ROOT / "README.md").read_text()
     assert with_block(text, report.block(), report.BEGIN, report.END) == text
     configs = [json.loads(file.read_text()) for file in report.RECORDS.glob("*/config.json")]
-    assert len(configs) == 6 and not any(config["quick"] for config in configs)
+    assert len(configs) == 5 and not any(config["quick"] for config in configs)
 
 
 def test_the_benchmark_records_reach_their_aims(report):
@@ -66,6 +66,23 @@ def test_the_race_by_hand(report):
     assert found["usual"]["epochs"].tolist() == [2] and found["ours"]["epochs"].tolist() == [3]
     assert found["usual"]["mae"].tolist() == [8.5] and found["ours"]["mae"].tolist() == [6.5]  # of epochs both did
     assert found["ratio"].tolist() == [2]  # ten seconds an epoch, and five
+
+
+def test_the_time_to_the_goal_by_hand(report):
+    import matplotlib.pyplot as plt
+
+    rows = pd.DataFrame([{"part": "goal", "device": "cpu", "way": way, "epoch": epoch, "measure": measure,
+                          "value": value}
+                         for way, errors in (("theirs", (9.0, 8.0)), ("ours", (7.0, 5.4)))
+                         for epoch, error in enumerate(errors, 1)
+                         for measure, value in (("validation MAE", error), ("time", 90 * epoch))])
+    found = [report.reached(way, table) for way, table in report.curves(rows)]
+    assert found == [{"way": "theirs", "minutes": 3, "reached": False, "lowest": 8, "epochs": 2},
+                     {"way": "ours", "minutes": 3, "reached": True, "lowest": 5.4, "epochs": 2}]
+    ax, = report.goal_figure(rows).axes
+    assert [line.get_xdata().tolist() for line in ax.lines[:2]] == [[1.5, 3], [1.5, 3]]
+    assert "unknown split" in ax.get_legend_handles_labels()[1][2]
+    plt.close(ax.figure)
 
 
 def test_a_part_is_in_one_record(report, tmp_path):
