@@ -91,8 +91,9 @@ def start_block() -> str:
 
 
 def ablation_block() -> str:
-    """Markdown: what each part of the recipe is worth, from the record `laptop_ablation`."""
-    return render("ablation", rows=record_of("laptop_ablation").tables["effects"].to_dict("records"))
+    """Markdown: what each part of the recipe is worth, from the records of kind "ablation" that are there."""
+    names = [one.name for one in PLAN if one.kind == "ablation" and (paths.records_folder() / one.name).is_dir()]
+    return render("ablation", tables={name: record_of(name).tables["effects"].to_dict("records") for name in names})
 
 
 def intervals_block() -> str:
