@@ -1,4 +1,4 @@
-"""Command line: index, download, train, grid, predict. The notebooks call the same functions."""
+"""Command line: index, download, train, grid, methods, predict. The notebooks call the same functions."""
 
 import argparse
 import sys
@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
         if name == "grid":
             command.add_argument("--cells", type=int, default=0, help="stop after this many cells (0: all)")
+
+    methods = commands.add_parser("methods", help="every method: its source, network, head and cost")
+    methods.add_argument("--size", type=int, default=64, help="side of the pictures that the cost is counted for")
 
     predict = commands.add_parser("predict", help="age of faces already cropped as UTKFace's")
     predict.add_argument("crops", nargs="+", type=Path, metavar="CROP")
@@ -141,6 +144,19 @@ def _grid(options: argparse.Namespace) -> int:
     return 0
 
 
+def _methods(options: argparse.Namespace) -> int:
+    from agehelpers.methods.cost import overview
+
+    table = overview(options.size)
+    for name, source, cited in table[["method", "source", "cited"]].itertuples(index=False):
+        print(f"{name}: {source}" + (f" [cited as {cited}]" if cited else ""))
+    print(f"\nParameters and multiply-adds in millions, of one picture of {options.size} px:")
+    print((table[["method", "network", "head"]].assign(
+        parameters=(table["parameters"] / 1e6).round(2), multiply_adds=(table["multiply_adds"] / 1e6).round(0)))
+        .to_string(index=False))
+    return 0
+
+
 def _predict(options: argparse.Namespace) -> int:
     from agehelpers.photos.predict import PACKAGED, predict_crops
 
@@ -148,7 +164,8 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"index": _index, "download": _download, "train": _train, "grid": _grid, "predict": _predict}
+COMMANDS = {"index": _index, "download": _download, "train": _train, "grid": _grid, "methods": _methods,
+            "predict": _predict}
 
 if __name__ == "__main__":
     sys.exit(main())

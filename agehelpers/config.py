@@ -68,8 +68,12 @@ class MethodSettings:
         default="resnet18", description="our own, one of torchvision's classification networks, or timm/NAME")
     weights: str | None = Field(
         default=None, description="name of pretrained weights such as IMAGENET1K_V1; none: from scratch")
+    front: Literal["spatial_transformer", "parts", "nested"] | None = Field(
+        default=None, description="before the backbone: a learned warp, or views that share it; none: the picture")
     head: str = Field(default="distribution", description="a head of agehelpers.methods.heads.HEADS")
     sigma: float = Field(default=2.0, gt=0, description="width of soft labels, years")
+    label_shape: Literal["normal", "laplace"] = Field(default="normal", description="shape of soft labels")
+    regression_loss: Literal["l1", "l2", "huber"] = Field(default="l1", description="loss of one linear output")
     l1_weight: float = Field(default=0.1, ge=0, description="weight of |expected age - age| beside the cross-entropy")
     decode: Literal["median", "mean"] = Field(
         default="median", description="age of a distribution: its median or its mean")

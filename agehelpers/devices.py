@@ -38,6 +38,11 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
 
 
+def single_precision(device: torch.device) -> AbstractContextManager:
+    """No mixed precision within one; nothing on devices that have none."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()
+
+
 def keep_freed_memory() -> None:
     """Tell glibc, for the whole process, to keep freed memory for what is allocated next; elsewhere nothing happens.
 

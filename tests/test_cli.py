@@ -14,6 +14,7 @@ from agehelpers import __main__, paths
 from agehelpers.__main__ import COMMANDS, main
 from agehelpers.config import Config
 from agehelpers.data.labels import build_labels, read_labels
+from agehelpers.methods.table import METHODS
 from agehelpers.training import grid
 from agehelpers.training.records import load_record
 
@@ -63,7 +64,8 @@ def test_train_a_method(faces, capsys):
     assert main([*command, "--record", "mine"]) == 0 and "test: MAE" in capsys.readouterr().out
     record = load_record("mine")
     settings = {key: record.settings[key] for key in ("method", "backbone", "head", "lr", "epochs")}
-    assert settings == {"method": "l1", "backbone": "resnet14", "head": "regression", "lr": 0.03, "epochs": 1}
+    assert settings == {"method": "l1", "backbone": "timm/tf_efficientnet_lite0", "head": "regression", "lr": 0.03,
+                        "epochs": 1}
     assert "spread" not in record.predictions
 
 
@@ -198,3 +200,11 @@ def test_a_wrong_head_is_refused_before_pictures_are_read(faces, monkeypatch, ca
         monkeypatch.setattr(f"agehelpers.training.{module}.prepare_faces", None)  # calling it would fail
         assert main([command, "--profile", "ci", "--faces", str(faces), "--set", "head=distributon"]) == 1
         assert "head='distributon': choose one of regression, distribution" in capsys.readouterr().err
+
+
+def test_the_methods_are_listed(capsys, monkeypatch):
+    monkeypatch.setattr("agehelpers.methods.cost.METHODS", {name: METHODS[name] for name in ("ssrnet", "tiny")})
+    assert main(["methods", "--size", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "ssrnet: soft stagewise regression network (Yang et al., IJCAI 2018) [cited as SSR-Net: Struct" in out
+    assert re.search(r"^ *ssrnet +ssrnet +stagewise +0\.04 +17\.0$", out, re.M) and "picture of 64 px" in out

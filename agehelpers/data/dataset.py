@@ -1,5 +1,6 @@
 """FaceDataset: a `torch.utils.data.Dataset` over decoded pixels that prepares a whole batch at once, on its device."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -109,8 +110,12 @@ class FaceDataset(Dataset[Sample]):
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch; the last one may be smaller."""
-        return math.ceil(len(self) / self.config.batch_size)
+        """Batches in an epoch; the last one may be smaller, or larger by one: a single picture joins those before it.
+
+        (Batch normalisation cannot be trained on one picture.)
+        """
+        size, pictures = self.config.batch_size, len(self)
+        return math.ceil(pictures / size) - (pictures > size > 1 == pictures % size)
 
     def training_batches(self, epoch: int, first: int = 0, workers: int = 0) -> DataLoader:
         """Shuffled batches of `epoch` from step `first` on: images [B, 3, H, W] and ages [B].
@@ -119,8 +124,8 @@ class FaceDataset(Dataset[Sample]):
         """
         self.set_epoch(epoch)
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self))
-        size = self.config.batch_size
-        return self._loader([order[start:start + size] for start in range(first * size, len(self), size)], workers)
+        ends = [*range(0, len(self), self.config.batch_size)][:self.steps] + [len(self)]
+        return self._loader([order[start:end] for start, end in itertools.pairwise(ends)][first:], workers)
 
     def evaluation_batches(self, batch_size: int = 256, workers: int = 0) -> DataLoader:
         """All pictures in order, never augmented."""

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from agehelpers.config import Config
+from agehelpers.devices import single_precision
 from agehelpers.methods.attributes import AttributeHead
 from agehelpers.methods.backbones import build_backbone, feature_width
+from agehelpers.methods.fronts import add_front
 from agehelpers.methods.heads import build_head
 
 
@@ -32,7 +34,8 @@ class AgeEstimationModel(nn.Module):
         super().__init__()
         self.config = config
         weights = config.weights if load_weights else None
-        self.backbone, self.features = build_backbone(config.backbone, weights, config.image_size)
+        network, width = build_backbone(config.backbone, weights, config.image_size)
+        self.backbone, self.features = add_front(config.front, network, width)
         if (first := config.at(0).image_size) != config.image_size:  # refused now, not in the first epoch
             feature_width(self.backbone, config.backbone, first)
         self.head = build_head(config, self.features)
@@ -48,7 +51,7 @@ class AgeEstimationModel(nn.Module):
         Heads are left out of mixed precision: bf16 numbers near 50 are a quarter of a year apart.
         """
         features = self.backbone(images)
-        with torch.autocast(features.device.type, enabled=False):
+        with single_precision(features.device):
             features = features.float()
             return self.head(features), None if self.attributes is None else self.attributes(features)
 

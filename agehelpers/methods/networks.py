@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,70 @@ class TinyBackbone(nn.Sequential):
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
                        nn.MaxPool2d(2)]
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class PlainCNN(nn.Sequential):
+    """A small plain network: four times two convolutions and a pooling, [B, 3, H, W] -> [B, 256]; 1.2 M weights."""
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = []
+        for before, after in ((3, 32), (32, 64), (64, 128), (128, 256)):
+            for first, second in ((before, after), (after, after)):
+                layers += [nn.Conv2d(first, second, 3, padding=1, bias=False), nn.BatchNorm2d(second), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class SSRNet(nn.Module):
+    """Soft stagewise regression network (Yang et al., IJCAI 2018): [B, 3, H, W] -> [B, 21] for the head `stagewise`.
+
+    Two streams of four convolutions, one with ReLU and average pooling, one with tanh and maximum pooling, are compared
+    at three depths. Each depth gives a stage its three probabilities p (by ReLU; they need not sum to 1), three shifts
+    of bins eta and its stretch Delta (by tanh), as in the authors' code, lambda = 1. Pictures are resized to 64 px, for
+    which it is made; 40.9 thousand parameters.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def stream(width: int, activation: type[nn.Module]) -> nn.ModuleList:
+            widths = ((3, width), *[(width, width)] * 3)
+            return nn.ModuleList(nn.Sequential(nn.Conv2d(before, after, 3), nn.BatchNorm2d(after), activation())
+                                 for before, after in widths)
+
+        self.streams = nn.ModuleList([stream(32, nn.ReLU), stream(16, nn.Tanh)])
+        self.pools = (nn.AvgPool2d, nn.MaxPool2d)
+        # depth of each stage (coarse to fine), the pooling before its fusion, and the cells that are left at 64 px
+        self.depths = ((3, 1, 16), (1, 4, 9), (0, 8, 9))
+        self.reduce = nn.ModuleList(nn.ModuleList(nn.Conv2d(width, 10, 1) for _ in self.depths) for width in (32, 16))
+        self.mix = nn.ModuleList(nn.ModuleList(
+            nn.Sequential(nn.Dropout(0.2), nn.Linear(10 * cells, 3), nn.ReLU()) for *_, cells in self.depths)
+            for _ in range(2))
+        self.stretch = nn.ModuleList(nn.Sequential(nn.Linear(10 * cells, 1), nn.Tanh()) for *_, cells in self.depths)
+        self.fuse = nn.ModuleList(nn.Sequential(nn.Linear(3, 6), nn.ReLU()) for _ in self.depths)
+        self.probabilities = nn.ModuleList(nn.Sequential(nn.Linear(6, 3), nn.ReLU()) for _ in self.depths)
+        self.shifts = nn.ModuleList(nn.Sequential(nn.Linear(6, 3), nn.Tanh()) for _ in self.depths)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Of each of three stages three probabilities, three shifts and a stretch, [B, 21]."""
+        if images.shape[2:] != (64, 64):
+            images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+        sides: list[Any] = []
+        both: Any = zip(self.streams, self.pools, self.reduce, self.mix, strict=True)
+        for layers, pool, reduce, mix in both:
+            x, levels = images, []
+            for number, layer in enumerate(layers):
+                x = layer(x) if number == 3 else pool(2)(layer(x))
+                levels.append(x)
+            cut = [pool(size)(one(levels[depth]).relu()).flatten(1)
+                   for one, (depth, size, _) in zip(reduce, self.depths, strict=True)]
+            sides.append((cut, [one(values) for one, values in zip(mix, cut, strict=True)]))
+        outputs = []
+        for stage in range(3):
+            (a, b), (mixed_a, mixed_b) = ([side[part][stage] for side in sides] for part in (0, 1))
+            fused = self.fuse[stage](mixed_a * mixed_b)
+            outputs += [self.probabilities[stage](fused), self.shifts[stage](fused), self.stretch[stage](a * b)]
+        return torch.cat(outputs, 1)
 
 
 def first_three_stages(resnet: nn.Module) -> nn.Module:
@@ -96,6 +161,8 @@ class Renormalised(nn.Module):
 # Name -> builder, and the network of torchvision that it changes (and whose weights it may have), or None.
 OWN: dict[str, tuple[Callable[..., nn.Module], str | None]] = {
     "tiny": (TinyBackbone, None),
+    "plain": (PlainCNN, None),
+    "ssrnet": (SSRNet, None),
     "resnet14": (first_three_stages, "resnet18"),
     "resnet28": (first_three_stages, "resnet34"),
 }

@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,8 @@ from agehelpers.devices import autocast, pick_precision, to_device
 from agehelpers.methods.heads import Head
 from agehelpers.methods.model import AgeEstimationModel
 from agehelpers.training.checkpoints import save_checkpoint
+from agehelpers.training.progress import in_notebook, progress_bar
+from agehelpers.training.references import take_references
 from agehelpers.training.trainer import Trainer
 
 HISTORY = ("epoch", "train_loss", "train_mae", "val_loss", "val_mae", "lr", "seconds")
@@ -67,12 +67,15 @@ def _epoch(trainer: Trainer, training: FaceDataset, validation: FaceDataset, fol
     """The rest of the current epoch: its steps, its validation, its checkpoints."""
     trainer.model.train()
     before, started = trainer.seconds, time.perf_counter()
+    if trainer.step == 0:
+        take_references(trainer.model, training, trainer.config.at(trainer.epoch))
     for batch in training.training_batches(trainer.epoch, trainer.step):
         trainer.learn(*batch)
         bar.update()
         if trainer.step % trainer.config.checkpoint_steps == 0 and trainer.step < trainer.steps:
             trainer.seconds = before + time.perf_counter() - started
             trainer.save(folder / "last.safetensors")
+    take_references(trainer.evaluated(), training, trainer.config.at(trainer.epoch))
     _finish_epoch(trainer, validation, folder / "best.safetensors", before + time.perf_counter() - started)
     trainer.save(folder / "last.safetensors")
     row = trainer.history[-1]
@@ -104,18 +107,6 @@ def _finish_epoch(trainer: Trainer, validation: FaceDataset, best: Path, seconds
         save_checkpoint(best, weights, {"config": dataclasses.asdict(kept), "epoch": done, "val_mae": val_mae})
     trainer.history.append(row)
     trainer.epoch, trainer.step, trainer.seconds = trainer.epoch + 1, 0, 0.0
-
-
-def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this code."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel")
-
-
-def progress_bar(total: int, done: int = 0) -> tqdm:
-    """A bar in a terminal and in a notebook; none where output is a file, or where TQDM_DISABLE is set."""
-    quiet: bool | None = True if os.environ.get("TQDM_DISABLE") else (False if in_notebook() else None)
-    return tqdm(total=total, initial=done, unit="step", disable=quiet, mininterval=0.5)
 
 
 def outputs_of(model: AgeEstimationModel, images: Tensor, config: Config, device: torch.device) -> Tensor:

@@ -49,6 +49,17 @@ def test_one_picture_and_a_batch_agree(augment):
     assert unchanged is not augment
 
 
+@pytest.mark.parametrize(("pictures", "size", "batches"), [
+    (17, 8, [8, 9]), (18, 8, [8, 8, 2]), (16, 8, [8, 8]), (9, 8, [9]), (1, 8, [1]), (3, 1, [1, 1, 1]), (2, 8, [2])])
+def test_no_picture_is_left_alone_in_a_batch(pictures, size, batches):
+    faces = dataset(range(pictures), dataclasses.replace(CONFIG, batch_size=size))
+    found = list(faces.training_batches(0))
+    assert [len(ages) for _, ages in found] == batches and faces.steps == len(batches)
+    assert sorted(torch.cat([ages for _, ages in found]).tolist()) == list(range(pictures))
+    later = list(faces.training_batches(0, first=1))
+    assert [len(ages) for _, ages in later] == batches[1:]
+
+
 def test_attributes_follow_their_pictures():
     codes = np.stack([np.arange(20), np.arange(20) % 3 - 1], 1)
     faces = dataset(attributes=codes)

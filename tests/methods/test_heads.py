@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from agehelpers.config import Config, load_config
-from agehelpers.data.bands import age_prior
+from agehelpers.data.bands import MAX_AGE, age_prior
 from agehelpers.methods import heads
-from agehelpers.methods.heads import HEADS, MAX_AGE, DistributionHead, Head, RegressionHead, build_head, median_age
+from agehelpers.methods.heads import HEADS, DistributionHead, Head, RegressionHead, build_head, median_age
 from agehelpers.methods.model import build_model
 
 
@@ -149,7 +149,7 @@ def test_a_head_takes_the_settings_that_its_constructor_names(monkeypatch):
 
     monkeypatch.setitem(heads.HEADS, "mine", Mine)
     assert build_head(load_config("ci", {"head": "mine", "epochs": 7, "flip": False}), 8).named == (7, False)
-    with pytest.raises(ValueError, match="head='softmax': choose one of regression, distribution, mine"):
+    with pytest.raises(ValueError, match="head='softmax': choose one of regression, distribution, mean_"):
         build_head(load_config("ci", {"head": "softmax"}), 8)
 
 

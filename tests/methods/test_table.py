@@ -1,17 +1,31 @@
 """METHODS: each row can be trained, and the profiles are what the rows of their kind say."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 import torch
 
-from agehelpers.config import PROFILES, load_config
+from agehelpers.config import PROFILES, Config, load_config
 from agehelpers.methods.heads import HEADS
 from agehelpers.methods.model import AgeEstimationModel, build_model
 from agehelpers.methods.table import METHODS, method_settings
 from agehelpers.training.checkpoints import load_model, save_checkpoint
 from agehelpers.training.trainer import Trainer
+
+# One narrow member of each family of heads, fronts and networks of our own; `make test-methods` takes every method.
+EVERY = bool(os.environ.get("AGEHELPERS_TEST_METHODS"))
+OWN = {"ssrnet", "plain"}
+NARROW = list(METHODS) if EVERY else sorted(
+    {*{row.head: name for name, row in METHODS.items()}.values(),
+     *{row.settings.get("front"): name for name, row in METHODS.items()}.values(), *OWN})
+
+
+def narrow(name: str, **settings) -> Config:
+    """The method of that name under the `ci` profile, on the tiny network unless it is one of our own."""
+    backbone = {} if EVERY or name in OWN else {"backbone": "tiny"}
+    return load_config("ci", {"weights": None, **backbone, **settings}, method_settings(name))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -20,35 +34,45 @@ def test_forward_backward_and_evaluation_of_one_picture(name):
     assert config.method == name and METHODS[name].source
     model = AgeEstimationModel(config)
     assert type(model.head) is HEADS[METHODS[name].head]
-    model.head.loss(model(torch.rand(2, 3, 32, 32)), torch.tensor([20.0, 60.0])).mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    loss = model.head.loss(model(torch.rand(2, 3, 32, 32)), torch.tensor([20.0, 60.0]))
+    assert loss.shape == (2,)
+    loss.mean().backward()
+    without = [key for key, p in model.named_parameters() if p.grad is None]
+    assert without == [] and all(p.grad.isfinite().all() for p in model.parameters())
     with torch.inference_mode():
         outputs = model.eval()(torch.rand(1, 3, 32, 32))
     assert model.head.ages(outputs).shape == (1,) and model.head.ages(outputs).isfinite().all()
     distribution = model.head.distribution(outputs)
     assert (distribution is None) == (model.head.spread(outputs) is None)
     if distribution is not None:
-        assert distribution.shape == (1, 101) and distribution.sum().item() == pytest.approx(1, abs=1e-6)
+        assert distribution.shape == (1, 101) and distribution.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", {row.head: name for name, row in METHODS.items()}.values())
-def test_one_method_of_each_head_memorises_eight_faces(name):
-    config = load_config("ci", {"weights": None}, {**method_settings(name), "backbone": "tiny"})
+@pytest.mark.parametrize("name", NARROW)
+def test_it_memorises_eight_faces(name):
+    config = narrow(name)
     torch.manual_seed(0)
     model, ages = AgeEstimationModel(config), torch.linspace(5, 85, 8)
     model.head.start_at(ages)
-    images, optimizer = torch.randn(8, 3, 24, 24), torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(60):
+    side = 64 if name == "ssrnet" else 32  # others are resized
+    images = torch.randn(8, 3, side, side)
+    optimizer = torch.optim.Adam(model.parameters(), 0.002 if EVERY else 0.005 if name == "ssrnet" else 0.02)
+    for _ in range(200):
+        if model.head.references:
+            with torch.no_grad():
+                model.head.refer(model.backbone(images).repeat(32, 1), ages.repeat(32))
         optimizer.zero_grad()
         outputs = model(images)
         model.head.loss(outputs, ages).mean().backward()
         optimizer.step()
-    assert (model.head.ages(outputs) - ages).abs().mean() < 3
+        if (error := (model.head.ages(outputs.detach()) - ages).abs().mean()) < 2.5:
+            break
+    assert error < 3
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NARROW)
 def test_a_step_of_training_and_a_round_trip_through_a_checkpoint(name, tmp_path):
-    config = load_config("ci", {"weights": None, "image_size": 32}, method_settings(name))
+    config = narrow(name, image_size=32)
     model = build_model(config, np.float32([20, 30]))
     trainer = Trainer(model, config, torch.device("cpu"), steps=3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -58,7 +82,15 @@ def test_a_step_of_training_and_a_round_trip_through_a_checkpoint(name, tmp_path
     save_checkpoint(tmp_path / "best.safetensors", weights, {"config": dataclasses.asdict(config)})
     kept, picture = load_model(tmp_path / "best.safetensors"), torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.allclose(kept(picture), model.eval()(picture), atol=1e-5)
+        assert torch.allclose(kept(picture), model.eval()(picture), atol=1e-4)
+
+
+@pytest.mark.parametrize("width", range(8))
+def test_every_efficientnet_can_be_built(width):
+    with torch.device("meta"):  # sizes without numbers
+        settings = {"backbone": f"efficientnet_b{width}", "weights": None}
+        model = AgeEstimationModel(load_config("laptop", settings, method_settings("efficientnet")))
+    assert model.features == [1280, 1280, 1408, 1536, 1792, 2048, 2304, 2560][width]
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -12,7 +12,8 @@ from agehelpers import paths
 from agehelpers.data.dataset import FaceDataset
 from agehelpers.training import loop
 from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
-from agehelpers.training.loop import evaluate, predict, progress_bar, train
+from agehelpers.training.loop import evaluate, predict, train
+from agehelpers.training.progress import progress_bar
 from agehelpers.training.range_test import learning_rate_range_test
 from agehelpers.training.trainer import Trainer
 

@@ -13,23 +13,20 @@ Its constructor takes the width C and, by name, the settings of `Config` that it
 it into `HEADS`, and give it a row in `METHODS` (docs/adding_a_method.md).
 """
 
-import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agehelpers.config import Config
-from agehelpers.data.bands import MAX_AGE, age_prior
-
-WEIGHT_CAP = 10.0  # largest weight of a picture in a loss that weighs rare ages more
+from agehelpers.data.bands import MAX_AGE
 
 
 class Head(nn.Module):
     """What all heads share: no distribution, hence no spread, and no opinion about where to start."""
 
     decode: str = "median"  # or "mean", of heads that predict a distribution
+    references: int = 0  # number of training faces that it compares with, if any
     tau: float = 0.0  # strength of the adjustment, and what it divides by; not among the weights
     prior: tuple[float, ...] = ()
 
@@ -85,6 +82,9 @@ class Head(nn.Module):
     def count_ages(self, ages: Tensor) -> None:
         """Take from the training ages [N] what the loss needs; nothing by default."""
 
+    def refer(self, features: Tensor, ages: Tensor) -> None:
+        """Take the features [M, C] and ages [M] of the reference faces; nothing by default."""
+
 
 def _bins(p: Tensor) -> Tensor:
     """The ages 0, 1, ..., K - 1 of distributions [B, K]."""
@@ -100,7 +100,8 @@ def check_outputs(outputs: Tensor, width: int, ages: Tensor | None = None) -> No
 
 
 class RegressionHead(Head, nn.Linear):
-    """One linear output, the age in years; loss: absolute error (L1).
+    """One linear output, the age in years; loss, as `regression_loss` says: "l1", the absolute error; "l2", half of the
+    squared error; "huber", half of the squared error up to `HUBER` years, from there on straight (Huber, 1964).
 
     Examples
     --------
@@ -108,13 +109,19 @@ class RegressionHead(Head, nn.Linear):
     [5.0, 1.0]
     """
 
-    def __init__(self, features: int) -> None:
+    HUBER = 5.0
+
+    def __init__(self, features: int, regression_loss: str = "l1") -> None:
         super().__init__(features, 1)
+        self.regression_loss = regression_loss
 
     def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
-        """|output - age|, [B]."""
+        """Of |output - age|, [B]."""
         check_outputs(outputs, 1, ages)
-        return F.l1_loss(outputs[:, 0], ages, reduction="none")
+        if self.regression_loss == "l1":
+            return F.l1_loss(outputs[:, 0], ages, reduction="none")
+        delta = self.HUBER if self.regression_loss == "huber" else 1e9
+        return F.huber_loss(outputs[:, 0], ages, reduction="none", delta=delta)
 
     def ages(self, outputs: Tensor) -> Tensor:
         """The output itself, [B]."""
@@ -142,82 +149,3 @@ def median_age(p: Tensor) -> Tensor:
     below = total.gather(1, k) - p_k
     inside = ((0.5 - below) / p_k.clamp(min=1e-12)).clamp(0, 1)
     return (k - 0.5 + inside)[:, 0].clamp(0, last)
-
-
-class DistributionHead(Head, nn.Linear):
-    """Logits over the ages 0, 1, ..., 100; loss: cross-entropy with soft labels, plus L1 of the expectation.
-
-    The soft label of an age is a normal density of width `sigma` about it (DLDL, Gao et al., IEEE TIP 2017), the
-    added L1 term that of DLDL-v2 (Gao et al., IJCAI 2018). Decoded by the median, which has the least expected
-    absolute error, or by the mean (DEX, Rothe et al., ICCV Workshops 2015).
-
-    Parameters
-    ----------
-    features : int
-        Width C of the backbone's features.
-    sigma, l1_weight : float
-        Width of the soft labels in years; weight of the L1 term.
-    decode : str
-        "median" or "mean".
-    reweight : float
-        A picture's loss in training is multiplied by the share of its age band to the power -reweight, scaled to a mean
-        of 1 and at most `WEIGHT_CAP` (after label distribution smoothing, Yang et al., ICML 2021, arXiv 2102.09554).
-    balanced_softmax : float
-        In training so many times the log share of an age's band is added to its logit (balanced softmax, Ren et al.,
-        NeurIPS 2020, arXiv 2007.10740, is 1), so that the network itself need not know which ages are common.
-    """
-
-    bins: Tensor
-    log_prior: Tensor
-    weight_of: Tensor
-
-    def __init__(self, features: int, sigma: float = 2.0, l1_weight: float = 0.1, decode: str = "median",
-                 reweight: float = 0.0, balanced_softmax: float = 0.0) -> None:
-        super().__init__(features, MAX_AGE + 1)
-        self.sigma, self.l1_weight, self.decode = sigma, l1_weight, decode
-        self.reweight, self.balanced_softmax = reweight, balanced_softmax
-        self.register_buffer("bins", torch.arange(MAX_AGE + 1, dtype=torch.float32), persistent=False)
-        self.register_buffer("log_prior", torch.zeros(MAX_AGE + 1), persistent=False)
-        self.register_buffer("weight_of", torch.ones(MAX_AGE + 1), persistent=False)
-
-    def count_ages(self, ages: Tensor) -> None:
-        """The shares of age bands, for `reweight` and `balanced_softmax`."""
-        self.log_prior.copy_(torch.tensor(age_prior(ages.numpy())).log())
-        weight = torch.exp(-self.reweight * self.log_prior)
-        mean = weight[ages.clamp(0, MAX_AGE).long()].mean()
-        self.weight_of.copy_((weight / mean).clamp(max=WEIGHT_CAP))
-
-    def soft_labels(self, ages: Tensor) -> Tensor:
-        """Target distributions [B, 101], each summing to 1."""
-        return torch.softmax(-0.5 * ((self.bins - ages.clamp(0, MAX_AGE)[:, None]) / self.sigma) ** 2, 1)
-
-    def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
-        """Cross-entropy with the soft label + l1_weight * |expectation - age|, [B]; weighed and shifted in training."""
-        check_outputs(outputs, MAX_AGE + 1, ages)
-        log_p = F.log_softmax(outputs + self.balanced_softmax * self.log_prior if self.training else outputs, 1)
-        expected = (log_p.exp() * self.bins).sum(1)
-        cross_entropy = -(self.soft_labels(ages) * log_p).sum(1)
-        loss = cross_entropy + self.l1_weight * (expected - ages.clamp(0, MAX_AGE)).abs()
-        return loss * self.weight_of[ages.clamp(0, MAX_AGE).long()] if self.training else loss
-
-    def distribution(self, outputs: Tensor) -> Tensor:
-        """Softmax of the logits, [B, 101]."""
-        check_outputs(outputs, MAX_AGE + 1)
-        return F.softmax(outputs, 1)
-
-    def start_at(self, ages: Tensor) -> None:
-        """The untrained prediction is the (soft) distribution of the training ages."""
-        with torch.no_grad():
-            self.bias.copy_(self.soft_labels(ages).mean(0).clamp(min=1e-4).log())
-
-
-HEADS: dict[str, type[Head]] = {"regression": RegressionHead, "distribution": DistributionHead}
-
-
-def build_head(config: Config, features: int) -> Head:
-    """The head that `config` names, with the settings that its constructor names; ValueError for an unknown one."""
-    if config.head not in HEADS:
-        raise ValueError(f"head={config.head!r}: choose one of {', '.join(HEADS)}")
-    kind = HEADS[config.head]
-    options = [name for name in inspect.signature(kind).parameters if name != "features"]
-    return kind(features, **{name: getattr(config, name) for name in options})
