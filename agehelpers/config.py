@@ -157,7 +157,6 @@ STARTING_POINT: dict[str, Any] = {
     "head": "regression", "start_at_median": False, "optimizer": "sgd", "lr": 0.001, "momentum": 0.9, "nesterov": False,
     "weight_decay": 1e-4, "schedule": "constant", "ema": 0.0, "flip_average": False, "flip": False, "rotation": 0.0,
     "scale": 0.0, "shift": 0.0, "brightness": 0.0, "contrast": 0.0, "erase": 0.0}
-_LITE: dict[str, Any] = {"backbone": "timm/tf_efficientnet_lite0", "weights": "imagenet-pip"}
 
 PROFILES: dict[str, Config] = {
     "ci": Config(
@@ -165,16 +164,17 @@ PROFILES: dict[str, Config] = {
         device="cpu", precision="fp32", checkpoint_steps=20,
     ),
     "laptop": Config(
-        profile="laptop", **_LITE, image_size=112, grow_from=72, epochs=9, batch_size=64, optimizer="adamw", lr=0.001,
-        weight_decay=0.05, warmup=0.15, rotation=12.0, scale=0.12, shift=0.04, brightness=0.15, contrast=0.15,
-        erase=0.2, augment_from=0.0, balance_within=0.05,
+        profile="laptop", backbone="timm/tf_efficientnet_lite2", weights="imagenet-pip", image_size=112, grow_from=72,
+        epochs=9, batch_size=64, optimizer="adamw", lr=0.001, weight_decay=0.05, warmup=0.15, rotation=15.0, scale=0.15,
+        shift=0.06, brightness=0.25, contrast=0.25, erase=0.35, augment_from=0.0, auxiliary=0.5, balance_within=0.05,
     ),
     "scratch": Config(
         profile="scratch", image_size=72, grow_from=48, backbone="resnet14", epochs=26, batch_size=64, lr=0.05,
         weight_decay=5e-4, warmup=0.15, rotation=8.0, scale=0.08, shift=0.04, brightness=0.1, contrast=0.1,
         augment_from=0.0, evaluate_every=2, balance_within=0.05,
     ),
-    "start": Config(profile="start", **STARTING_POINT, **_LITE, image_size=112, epochs=9),
+    "start": Config(profile="start", **STARTING_POINT, backbone="timm/tf_efficientnet_lite0", weights="imagenet-pip",
+                    image_size=112, epochs=9),
     "gpu": Config(
         profile="gpu", image_size=224, backbone="resnet50", weights="IMAGENET1K_V2", epochs=30, batch_size=256,
         lr=0.02, weight_decay=1e-4, ema=0.99, erase=0.25, checkpoint_steps=500,

@@ -33,10 +33,10 @@ from agehelpers.training.runs import predictions_of, settings_digest, train_face
 # over what they show. Pictures come from `selection`: no test of the protocols' first splits is among them.
 BASE: dict[str, Any] = {
     "protocol": "selection", "limit": 0, "image_size": 80, "grow_from": 56, "cache_size": 100, "epochs": 6,
-    "evaluate_every": 100, "batch_size": 64, "flip": True, "rotation": 12.0, "scale": 0.12, "shift": 0.04,
-    "brightness": 0.15, "contrast": 0.15, "erase": 0.2, "augment_from": 0.0, "mixup": 0.0, "conflicts": "keep",
-    "backbone": "timm/tf_efficientnet_lite0", "weights": "imagenet-pip", "head": "distribution", "sigma": 2.0,
-    "l1_weight": 0.1, "decode": "median", "reweight": 0.0, "balanced_softmax": 0.0, "flip_average": True,
+    "evaluate_every": 100, "batch_size": 64, "flip": True, "rotation": 15.0, "scale": 0.15, "shift": 0.06,
+    "brightness": 0.25, "contrast": 0.25, "erase": 0.35, "augment_from": 0.0, "auxiliary": 0.5, "mixup": 0.0,
+    "conflicts": "keep", "backbone": "timm/tf_efficientnet_lite0", "weights": "imagenet-pip", "head": "distribution",
+    "sigma": 2.0, "l1_weight": 0.1, "decode": "median", "reweight": 0.0, "balanced_softmax": 0.0, "flip_average": True,
     "optimizer": "adamw", "lr": 0.001, "momentum": 0.9, "weight_decay": 0.05, "schedule": "one_cycle", "warmup": 0.15,
     "ema": 0.995}
 # Record -> rows: name -> what it changes of the base.
@@ -54,6 +54,7 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "laptop_balance": {
         "base": {},
+        "without gender and ethnicity beside the age": {"auxiliary": 0.0},
         "loss weighed by 1 / share of the age band, root": {"reweight": 0.5},
         "loss weighed by 1 / share of the age band": {"reweight": 1.0},
         "balanced softmax, half": {"balanced_softmax": 0.5},
