@@ -21,7 +21,7 @@ from agehelpers.data.faces import PARTS, prepare_faces
 from agehelpers.photos.predict import PACKAGED
 from agehelpers.training import grid
 from agehelpers.training.calibration import interval_facts
-from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
+from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint, slim_tensors
 from agehelpers.training.records import (
     RUN_FACTS,
     check_record_name,
@@ -197,8 +197,9 @@ def package(config: Config, target: Path) -> Path:
         raise FileNotFoundError(f"{source}: no finished run to package; `python -m agehelpers train --profile "
                                 f"{config.profile} --resume` makes it")
     record = read_record(source)
-    tensors, kept = load_checkpoint(source / "best.safetensors")
-    halves = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    _, kept = load_checkpoint(source / "best.safetensors")
+    halves = slim_tensors(load_model(source / "best.safetensors"))
+    kept |= {"slim": True, "config": kept["config"] | {"auxiliary": 0.0}}
     if target.exists():
         there = load_checkpoint(target)[0]
         if there.keys() != halves.keys() or not all(torch.equal(there[key], halves[key]) for key in halves):

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from agehelpers import paths
 from agehelpers.config import config_from_dict
@@ -43,6 +43,25 @@ def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{file}: not a checkpoint of agehelpers, or damaged ({error})") from error
 
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def slim_tensors(model: AgeEstimationModel) -> dict[str, Tensor]:
+    """What predictions need of `model`, in half precision, for a checkpoint whose state says slim.
+
+    The statistics of batch normalisation are multiplied into its weights, so that those of a fresh network, mean 0 and
+    variance 1, take their place. The outputs for attributes, which only training needs, are left out.
+    """
+    tensors = dict(model.state_dict())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            mean, variance, _ = (tensors.pop(f"{name}.{key}") for key in STATISTICS)
+            scale = tensors[f"{name}.weight"] / (variance + module.eps).sqrt()
+            tensors[f"{name}.bias"] = tensors[f"{name}.bias"] - scale * mean
+            tensors[f"{name}.weight"] = scale * (1 + module.eps) ** 0.5
+    return {f"model.{key}": value.half() for key, value in tensors.items() if not key.startswith("attributes.")}
+
+
 def load_model(file: Path) -> AgeEstimationModel:
     """The model of a checkpoint such as ``best.safetensors``, in evaluation mode, on the CPU.
 
@@ -54,8 +73,10 @@ def load_model(file: Path) -> AgeEstimationModel:
         raise ValueError(f"{file} is there to resume a training; predict with best.safetensors beside it")
     try:
         model = AgeEstimationModel(config_from_dict(state["config"]), load_weights=False)
-        model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()
-                               if key.startswith("model.")})
+        left_out = STATISTICS if state.get("slim") else ()
+        found = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+        fresh = {key: value for key, value in model.state_dict().items() if key.rpartition(".")[2] in left_out}
+        model.load_state_dict(fresh | found)
         if decoding := state.get("decoding"):
             model.head.adjust(decoding["tau"], decoding["prior"])
     except (KeyError, RuntimeError, ValueError) as error:

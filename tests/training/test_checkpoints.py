@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 from safetensors.torch import save_file
-from striped import CONFIG, fresh
+from striped import CONFIG, changed, fresh
 
-from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
+from agehelpers.training.checkpoints import STATISTICS, load_checkpoint, load_model, save_checkpoint, slim_tensors
 
 
 def test_a_model_comes_back_with_its_settings(tmp_path):
@@ -34,6 +34,26 @@ def test_a_model_comes_back_with_its_decoding(tmp_path):
         assert torch.equal(found.head.ages(outputs), plain) is (tau == 0)
     save_checkpoint(file, tensors, {"config": dataclasses.asdict(CONFIG), "decoding": {"tau": 0.7, "prior": prior[1:]}})
     with pytest.raises(ValueError, match="best.safetensors: cannot be read by this version"):
+        load_model(file)
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "timm/tf_efficientnet_lite0"])
+def test_slim_tensors_predict_the_same(backbone, tmp_path):
+    model, images = fresh(changed(backbone=backbone, auxiliary=0.3)), torch.rand(8, 3, 48, 48)
+    for _ in range(3):
+        model.train()(3 * images + 1)  # statistics that are not those of a fresh network
+    slim, file = slim_tensors(model.eval()), tmp_path / "slim.safetensors"
+    left = {key.removeprefix("model.") for key in slim}
+    assert {key.rpartition(".")[2] for key in model.state_dict().keys() - left if "attributes" not in key} == set(
+        STATISTICS) and {value.dtype for value in slim.values()} == {torch.float16}
+    state = {"config": dataclasses.asdict(changed(backbone=backbone)), "slim": True}
+    save_checkpoint(file, slim, state)
+    found = load_model(file)
+    with torch.inference_mode():
+        difference = (found(images) - model(images)).abs().max() / model(images).std()
+    assert 0 < difference < 0.02 and found.attributes is None
+    save_checkpoint(file, slim, state | {"slim": False})
+    with pytest.raises(ValueError, match=r"(?s)slim.safetensors: cannot be read .*running_mean"):
         load_model(file)
 
 
