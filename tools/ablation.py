@@ -1,6 +1,7 @@
 """What each part of the recipe is worth: short trainings that differ from a base in one thing, judged on validation.
 
-Test pictures are not read: only training and validation are prepared.
+Test pictures are not read: only training and validation are prepared (unless a table asks for the test, as the
+comparison of methods does, whose choices are made elsewhere).
 """
 
 import dataclasses
@@ -39,9 +40,24 @@ BASE: dict[str, Any] = {
     "sigma": 2.0, "l1_weight": 0.1, "decode": "median", "reweight": 0.0, "balanced_softmax": 0.0, "flip_average": True,
     "optimizer": "adamw", "lr": 0.001, "momentum": 0.9, "weight_decay": 0.05, "schedule": "one_cycle", "warmup": 0.15,
     "ema": 0.995}
-# Record -> rows: name -> what it changes of the base.
-TABLES: dict[str, dict[str, dict[str, Any]]] = {
-    "laptop_ablation": {
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of a record (name -> what it changes of the base), what the table changes of `BASE`, seeds, part judged."""
+
+    rows: dict[str, dict[str, Any]]
+    base: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1)
+    part: str = "validation"
+
+    def budgeted(self, config: Config) -> Config:
+        """The base of the table: `config` with the settings of `BASE`."""
+        return dataclasses.replace(config, **{**BASE, **self.base})
+
+
+TABLES: dict[str, Table] = {
+    "laptop_ablation": Table({
         "base": {},
         "from scratch": {"weights": None},
         "network: EfficientNet-Lite2": {"backbone": "timm/tf_efficientnet_lite2"},
@@ -51,8 +67,8 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
                                             "contrast": 0.0, "erase": 0.0},
         "no running mean of the weights": {"ema": 0.0},
         "conflicting copies: at their median age": {"conflicts": "median"},
-    },
-    "laptop_balance": {
+    }),
+    "laptop_balance": Table({
         "base": {},
         "without gender and ethnicity beside the age": {"auxiliary": 0.0},
         "loss weighed by 1 / share of the age band, root": {"reweight": 0.5},
@@ -60,7 +76,7 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "balanced softmax, half": {"balanced_softmax": 0.5},
         "balanced softmax": {"balanced_softmax": 1.0},
         "mixing pictures (mixup 0.2)": {"mixup": 0.2},
-    },
+    }),
 }
 # Ways to read the predictions of the base's trained networks.
 DECODINGS: dict[str, dict[str, Any]] = {
@@ -68,19 +84,14 @@ DECODINGS: dict[str, dict[str, Any]] = {
 WITHIN = 0.05  # years of validation MAE that the decoding for rare ages may cost
 
 
-def budgeted(config: Config) -> Config:
-    """The base of the table: `config` with the settings of `BASE`."""
-    return dataclasses.replace(config, **BASE)
-
-
-def train_row(config: Config, folder: Path, name: str, threads: int = 0) -> dict[str, Any]:
-    """Train one row, from its checkpoint if there is one; keep its predictions on validation in `folder`; its result.
+def train_row(config: Config, folder: Path, name: str, threads: int = 0, part: str = "validation") -> dict[str, Any]:
+    """Train one row, from its checkpoint if there is one; keep its predictions on `part` in `folder`; its result.
 
     A row whose loss diverges is kept as such ("state"), with no predictions; it stops no other row.
     """
     if threads:
         torch.set_num_threads(threads)
-    faces = prepare_faces(config, SELECTION)
+    faces = prepare_faces(config, SELECTION if part == "validation" else (*SELECTION, part))
     place = folder / settings_digest(config, faces.split)
     result = place.with_suffix(".json")
     if not result.exists():
@@ -97,7 +108,7 @@ def train_row(config: Config, folder: Path, name: str, threads: int = 0) -> dict
             seen = dataclasses.replace(faces, config=dataclasses.replace(config, **change))
             best.head.decode = seen.config.decode
             choose_decoding(best, seen, WITHIN)
-            table = predictions_of(best, seen, "validation").rename(columns={"prediction": "balanced"})
+            table = predictions_of(best, seen, part).rename(columns={"prediction": "balanced"})
             plain = table["plain"] if "plain" in table else table["balanced"]  # tau 0, or no distribution
             tables.append(table[["name", "age", "balanced"]].assign(row=reading, plain=plain))
         paths.write_atomically(place.with_suffix(".csv"), pd.concat(tables).to_csv(index=False))
@@ -107,18 +118,17 @@ def train_row(config: Config, folder: Path, name: str, threads: int = 0) -> dict
     return json.loads(result.read_text()) | {"file": place.with_suffix(".csv")}
 
 
-def ablate(config: Config, record: Path, rows: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0, 1),
-           workers: int = 0) -> pd.DataFrame:
+def ablate(config: Config, record: Path, table: Table, workers: int = 0) -> pd.DataFrame:
     """Train every row with every seed, skipping what is done, and compare them; leaves a record in the folder `record`.
 
     Parameters
     ----------
     config : Config
-        The recipe; `budgeted` makes the base of it.
+        The recipe; `Table.budgeted` makes the base of it.
     record : Path
         The folder above it keeps what is done: a second call, or another table, goes on where the first one stopped.
-    rows : dict
-        Name of a row -> settings that it changes; "base" must be among them.
+    table : Table
+        "base" must be among its rows.
     workers : int
         Trainings at a time, one thread each; 0: as many as there are cores on a CPU, one on a GPU.
 
@@ -127,12 +137,12 @@ def ablate(config: Config, record: Path, rows: dict[str, dict[str, Any]], seeds:
     DataFrame
         The table `effects` of `compare`.
     """
-    base, folder = budgeted(config), Path(record).parent
+    base, folder = table.budgeted(config), Path(record).parent
     folder.mkdir(parents=True, exist_ok=True)
     threads = 0 if pick_device(base).type == "cuda" else 1
     workers = workers or (os.cpu_count() or 1 if threads else 1)
-    jobs = [(dataclasses.replace(base, seed=seed, **change), folder, name, threads)
-            for seed in seeds for name, change in rows.items()]
+    jobs = [(dataclasses.replace(base, seed=seed, **change), folder, name, threads, table.part)
+            for seed in table.seeds for name, change in table.rows.items()]
     for setting in {setting.pixels_size: setting for setting, *_ in jobs}.values():
         prepare_faces(setting, SELECTION)  # decode once, before several processes ask for it
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
@@ -141,15 +151,23 @@ def ablate(config: Config, record: Path, rows: dict[str, dict[str, Any]], seeds:
         except BaseException:  # an interrupt too: what waits is not begun
             pool.shutdown(cancel_futures=True)
             raise
-    faces = prepare_faces(base, SELECTION)
+    faces = prepare_faces(base, (*SELECTION, table.part))
     measured = read_rows(done, faces.table)
     effects = compare(measured)
     seconds = sum(job.get("seconds", 0.0) for job in done)
+    kept = {"tests": wide(done)} if table.part == "test" else {}
     write_record(record, circumstances(faces, seconds) | {
-        "rows": rows, "seeds": seeds, "workers": workers, "threads_each": threads or None,
+        "rows": table.rows, "seeds": table.seeds, "workers": workers, "threads_each": threads or None,
         "diverged": [job["row"] for job in done if job["state"] == "diverged"],
-    }, {"runs": measured.drop(columns="errors"), "effects": effects})
+    }, {"runs": measured.drop(columns="errors"), "effects": effects, **kept})
     return effects
+
+
+def wide(done: list[dict[str, Any]]) -> pd.DataFrame:
+    """Plain predictions (years, two decimals) of complete rows: name, age, and a column "row, seed" each."""
+    tables = [pd.read_csv(job["file"]).query("row == @job['row']").set_index(["name", "age"])["plain"].rename(
+        f"{job['row']}, {job['seed']}") for job in done if job["state"] == "complete"]
+    return pd.concat(tables, axis=1).round(2).reset_index()
 
 
 def read_rows(done: list[dict[str, Any]], labels: pd.DataFrame) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from agehelpers.training.records import (
     write_record,
 )
 from agehelpers.training.runs import balanced_mae_by_part, mae_by_part, predictions_of, run, run_folder
-from tools import ablation
+from tools import ablation, methods
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,9 @@ class Planned:
     def recorded(self) -> Config:
         """The settings that its record has to name."""
         config = self.config()
-        budgets: dict[str, Callable[[Config], Config]] = {"grid": grid.budgeted, "ablation": ablation.budgeted}
-        return budgets[self.kind](config) if self.kind in budgets else config
+        if self.kind == "grid":
+            return grid.budgeted(config)
+        return table_of(self.name).budgeted(config) if self.kind == "ablation" else config
 
 
 def _splits(family: str, profile: str, minutes: int, settings: dict[str, Any], first: int,
@@ -102,6 +103,9 @@ PLAN: tuple[Planned, ...] = (
     *_splits("scratch_benchmark", "scratch", 30, {}, 1),
     Planned("scratch_coral", "train", "scratch", 22, {"protocol": "coral"}, first=False),
     Planned("scratch_coral_published", "train", "scratch", 22, {"protocol": "coral_published"}, first=False),
+    Planned("methods_rates", "ablation", "laptop", 200),
+    Planned("methods_heads", "ablation", "laptop", 400),
+    Planned("methods_networks", "ablation", "laptop", 200),
     Planned("gpu_grid", "grid", "gpu", 15, {"weights": None}),
     *_splits("gpu_benchmark", "gpu", 15, _SCRATCH, 5, "gpu_grid"),
     Planned("gpu_holdout", "train", "gpu", 15, _SCRATCH, grid="gpu_grid"),
@@ -111,6 +115,11 @@ PLAN: tuple[Planned, ...] = (
     Planned("gpu_imagenet_coral", "train", "gpu", 12, {"protocol": "coral"}),
     Planned("reference_holdout", "train", "reference", 15),
 )
+
+
+def table_of(name: str) -> ablation.Table:
+    """The rows of a record of kind "ablation"; FileNotFoundError where they depend on a record that is not there."""
+    return ablation.TABLES[name] if name in ablation.TABLES else methods.TABLES[name]()
 
 
 def state(planned: Planned) -> str:
@@ -133,7 +142,7 @@ def _is_as_planned(planned: Planned, facts: dict[str, Any]) -> bool:
     except (FileNotFoundError, KeyError, ValueError):  # the settings' grid is gone; settings missing or unknown
         return False
     whole = planned.kind not in ("train", "package") or set(RUN_FACTS) <= set(facts)
-    same_rows = planned.kind != "ablation" or facts.get("rows") == ablation.TABLES[planned.name]
+    same_rows = planned.kind != "ablation" or facts.get("rows") == table_of(planned.name).rows
     same_budget = planned.kind != "grid" or facts.get("short") == grid.SHORT[planned.profile]
     return same and whole and same_rows and same_budget
 
@@ -153,7 +162,7 @@ def make(planned: Planned, say: Callable[[str], None] = print) -> Path:
         grid.search(config, folder)
     elif planned.kind == "ablation":
         folder = paths.runs_folder() / "ablation" / planned.name
-        ablation.ablate(config, folder, ablation.TABLES[planned.name])
+        ablation.ablate(config, folder, table_of(planned.name))
     elif planned.kind == "package":
         folder = package(config, PACKAGED)
     else:

@@ -12,8 +12,10 @@ import pytest
 from agehelpers.config import load_config
 from agehelpers.data.bands import age_band
 from tools import ablation
+from tools.ablation import Table
 
 ROWS = {"base": {}, "slower": {"lr": 0.001}}
+TABLE = Table(ROWS)
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def measured(errors: dict[tuple[str, int], list[float]], clusters: list[int]) ->
 
 
 def test_rows_and_seeds_are_trained_once_and_a_second_call_trains_nothing(config, tmp_path, monkeypatch):
-    effects = ablation.ablate(config, tmp_path / "record", ROWS, workers=1)
+    effects = ablation.ablate(config, tmp_path / "record", TABLE, workers=1)
     assert effects["row"].tolist() == ["base", "decoding: mean", "no averaging over the mirror image", "slower"]
     assert effects["runs"].tolist() == [2] * 4 and effects.loc[0, "difference"] == 0
     table = pd.read_csv(tmp_path / "record" / "runs.csv")
@@ -38,7 +40,7 @@ def test_rows_and_seeds_are_trained_once_and_a_second_call_trains_nothing(config
     assert [folder.name for folder in tmp_path.glob("*/")] == ["record"]  # checkpoints of finished rows are gone
     monkeypatch.setattr(ablation, "train_faces", None)  # calling it would fail
     for name, change in ROWS.items():
-        setting = ablation.dataclasses.replace(ablation.budgeted(config), **change)
+        setting = ablation.dataclasses.replace(TABLE.budgeted(config), **change)
         found = ablation.train_row(setting, tmp_path, name)
         predictions = pd.read_csv(found["file"]).query("row == @name")
         row = table[(table["row"] == name) & (table["seed"] == 0)].iloc[0]
@@ -58,7 +60,7 @@ def test_no_test_picture_is_at_hand(config, tmp_path, monkeypatch):
         return faces
 
     monkeypatch.setattr(ablation, "prepare_faces", watched)
-    ablation.train_row(ablation.budgeted(config), tmp_path, "base")
+    ablation.train_row(TABLE.budgeted(config), tmp_path, "base")
     assert [set(part) for part in parts] == [{"train", "validation"}]
 
 
@@ -126,14 +128,14 @@ def test_readings_of_the_same_networks_are_paired_by_seed():
 def test_a_diverging_row_stops_no_other(config, tmp_path, monkeypatch):
     # threads for processes: the other test starts a real one
     monkeypatch.setattr(ablation, "ProcessPoolExecutor", lambda workers, context: ThreadPoolExecutor(workers))
-    effects = ablation.ablate(config, tmp_path / "record", {"base": {}, "wild": {"lr": 1e30}}, workers=1)
+    effects = ablation.ablate(config, tmp_path / "record", Table({"base": {}, "wild": {"lr": 1e30}}), workers=1)
     assert "wild" not in set(effects["row"]) and "base" in set(effects["row"])
     assert ablation.json.loads((tmp_path / "record" / "config.json").read_text())["diverged"] == ["wild", "wild"]
 
 
 def test_every_row_is_a_valid_setting_and_differs_from_the_base():
-    base = ablation.budgeted(load_config("laptop"))
-    for rows in ablation.TABLES.values():
+    for table in ablation.TABLES.values():
+        base, rows = table.budgeted(load_config("laptop")), table.rows
         assert rows["base"] == {} and len(rows) <= 8
         changed = [ablation.dataclasses.replace(base, **change) for name, change in rows.items() if name != "base"]
         assert base not in changed and all(a != b for a, b in itertools.combinations(changed, 2))
