@@ -43,14 +43,20 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--record", help="keep the result under this name in the folder of records")
         command.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings")
         command.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+        if name == "train":
+            command.add_argument("--aligner", action="store_true", help="also learn the crop of the training pictures, "
+                                 "by which `predict` aligns whole photos (some minutes)")
         if name == "grid":
             command.add_argument("--cells", type=int, default=0, help="stop after this many cells (0: all)")
 
     methods = commands.add_parser("methods", help="every method: its source, network, head and cost")
     methods.add_argument("--size", type=int, default=64, help="side of the pictures that the cost is counted for")
 
-    predict = commands.add_parser("predict", help="age of faces already cropped as UTKFace's")
-    predict.add_argument("crops", nargs="+", type=Path, metavar="CROP")
+    predict = commands.add_parser("predict", help="ages of the faces in photos")
+    predict.add_argument("photos", nargs="+", type=Path, metavar="PHOTO_OR_FOLDER")
+    predict.add_argument("--crops", action="store_true", help="the pictures are faces cropped as UTKFace's already")
+    predict.add_argument("--out", type=Path, help="write the table to this .csv or .json, too")
+    predict.add_argument("--annotate", type=Path, metavar="FOLDER", help="draw squares and ages into copies there")
     predict.add_argument("--checkpoint", type=Path, help="best.safetensors of a run; default: the packaged weights")
     return main
 
@@ -121,6 +127,10 @@ def _train(options: argparse.Namespace) -> int:
     print(f"Run: {paths.relative(folder)}")
     _refuse_unasked_resume(folder, "last.safetensors", options)
     done = runs.run(config, folder, options.resume)
+    if options.aligner:
+        from agehelpers.photos.align import make_aligner
+
+        print(f"Aligner: {paths.relative(make_aligner(config, folder))}")
     for part, rows in done.predictions.groupby("part", sort=False):
         print(f"{part:>11}: MAE {(rows['prediction'] - rows['age']).abs().mean():.3f} years on {len(rows)} pictures")
     if options.record:
@@ -158,10 +168,27 @@ def _methods(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from agehelpers.photos.predict import PACKAGED, predict_crops
+    import pandas as pd
 
-    print(predict_crops(options.checkpoint or PACKAGED, options.crops).to_string(index=False))
-    return 0
+    from agehelpers.photos import batch
+    from agehelpers.photos.estimator import Estimator
+    from agehelpers.photos.predict import PACKAGED
+    from agehelpers.training.progress import progress_bar
+
+    if options.out:
+        batch.check_table_name(options.out)
+    files, estimator = batch.photo_files(options.photos), Estimator(options.checkpoint or PACKAGED)
+    tables = []
+    with progress_bar(len(files)) as bar:
+        for table in batch.predict_photos(estimator, files, options.crops, options.annotate):
+            tables.append(table)
+            bar.update()
+    found = pd.concat(tables, ignore_index=True)
+    hidden = (["face", "x", "y", "side", "turn"] if options.crops else []) + ["reason"] * (not found["reason"].any())
+    print(found.drop(columns=hidden).to_string(index=False, na_rep=""))
+    if options.out:
+        batch.write_table(found, options.out)
+    return int((found["face"].isna() & (found["reason"] != "no face found")).any())  # 1: a file could not be read
 
 
 COMMANDS = {"index": _index, "download": _download, "train": _train, "grid": _grid, "methods": _methods,

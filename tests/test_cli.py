@@ -43,7 +43,8 @@ def test_train_and_predict(faces, capsys):
     assert load_record("again").facts == record.facts
     folder, = paths.runs_folder().iterdir()
     row = record.part("test").iloc[0]
-    assert main(["predict", str(faces / row["name"]), "--checkpoint", str(folder / "best.safetensors")]) == 0
+    assert main(["predict", "--crops", str(faces / row["name"]), "--checkpoint",
+                 str(folder / "best.safetensors")]) == 0
     header, printed = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
     columns = header[1:]
     assert columns == list(record.predictions.columns[5:])  # prediction, spread, lower_80, upper_80, ...
@@ -53,9 +54,9 @@ def test_train_and_predict(faces, capsys):
 
 def test_predict_has_weights_of_its_own(faces, capsys):
     crops = [str(file) for file in sorted(faces.glob("*_20170105*.jpg.chip.jpg"))[:2]]
-    assert main(["predict", *crops]) == 0
+    assert main(["predict", "--crops", *crops]) == 0
     header, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert header[:2] == ["file", "prediction"] and [row[0] for row in rows] == crops
+    assert header[:2] == ["photo", "prediction"] and [row[0] for row in rows] == crops
     assert all(0 < float(row[1]) < 120 for row in rows)
 
 
@@ -146,7 +147,8 @@ def test_help_lists_every_setting_with_its_default_and_its_meaning(command, caps
     (["train", "--profile", "ci", "--record", "../mine"], "record name '../mine'"),
     (["grid", "--profile", "ci", "--faces", "/nowhere"], "/nowhere: no such folder"),
     (["predict", "face.jpg", "--checkpoint", "none.safetensors"], "none.safetensors: no such checkpoint"),
-    (["predict", "face.jpg"], "face.jpg: no such picture"),
+    (["predict", "face.jpg", "--out", "ages.txt"], "--out ages.txt: name a file that ends in .csv or .json"),
+    (["predict", str(Path(__file__).parent)], "tests: no picture in this folder"),
     (["index", "/nowhere", "--out", "table.csv"], "/nowhere"),
 ])
 def test_errors_are_one_line_that_names_the_thing(arguments, message, capsys):

@@ -67,8 +67,8 @@ def test_what_is_installed_works_where_there_is_no_checkout(site, python, faces,
     assert python("-c", "import agehelpers; print(agehelpers.__file__)").strip() == str(
         site / "agehelpers" / "__init__.py")
     crop = next(file for file in sorted(faces.glob("*_20170105*.jpg.chip.jpg")))
-    header, row = (line.split() for line in python("-m", "agehelpers", "predict", crop).splitlines())
-    assert header[:2] == ["file", "prediction"] and row[0] == str(crop) and 0 < float(row[1]) < 120
+    header, row = (line.split() for line in python("-m", "agehelpers", "predict", "--crops", crop).splitlines())
+    assert header[:2] == ["photo", "prediction"] and row[0] == str(crop) and 0 < float(row[1]) < 120
     assert "12 rows written" in python("-m", "agehelpers", "index", few(faces, tmp_path), "--out", "t.csv")
     assert len(pd.read_csv(tmp_path / "work" / "t.csv")) == 12
     out = python("-m", "agehelpers", "train", "--profile", "ci", "--record", "mine", "--set", "epochs=1", "limit=48",

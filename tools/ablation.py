@@ -23,7 +23,7 @@ from agehelpers.config import Config
 from agehelpers.data.bands import age_band
 from agehelpers.data.faces import SELECTION, prepare_faces
 from agehelpers.devices import pick_device
-from agehelpers.evaluation.bootstrap import confidence_interval
+from agehelpers.evaluation.bootstrap import confidence_interval, seed_noise
 from agehelpers.evaluation.tables import add_clusters
 from agehelpers.training.checkpoints import load_model
 from agehelpers.training.decoding import choose_decoding
@@ -232,21 +232,3 @@ def _against_base(by_row: dict[str, pd.DataFrame], name: str, column: str) -> di
     half = (((difference.high - difference.low) / 2) ** 2 + stats.t.ppf(0.975, freedom) ** 2 * of_seeds) ** 0.5
     return {"mean": float(own.mean()), "difference": difference.value, "low": difference.value - half,
             "high": difference.value + half, "seed_sd": noise}
-
-
-def seed_noise(rows: list[np.ndarray]) -> tuple[float, int]:
-    """Standard deviation over seeds, estimated robustly from the values [seeds] of several rows; degrees of freedom.
-
-    The median absolute deviation from the rows' own means, scaled to a normal distribution: one restless row cannot
-    make up most of it, as it does in a pooled variance. The median uses 37 % of what a variance would, so that share of
-    the rows' degrees of freedom is left. NaN for one seed.
-
-    >>> seed_noise([np.array([5.0, 5.1]), np.array([4.0, 4.1]), np.array([6.0, 9.0])])[0]  # 0.05 * 2 ** 0.5 / 0.6745
-    0.1048...
-    """
-    freedom = sum(len(values) - 1 for values in rows)
-    if freedom == 0:
-        return np.nan, 1
-    deviations = [np.abs(values - values.mean()) * (len(values) / (len(values) - 1)) ** 0.5
-                  for values in rows if len(values) > 1]
-    return float(np.median(np.concatenate(deviations)) / stats.norm.ppf(0.75)), max(1, round(0.37 * freedom))

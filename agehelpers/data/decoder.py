@@ -97,7 +97,7 @@ def open_picture(source: Path | bytes) -> Image.Image:
         with _PIL_IS_QUIET, Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{picture.width} x {picture.height}")
-            return _upright_rgb(picture, name)
+            return upright_rgb(picture, name)
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -111,7 +111,7 @@ def open_picture(source: Path | bytes) -> Image.Image:
         raise PictureError(name, reason, str(error) or type(error).__name__) from error
 
 
-def _upright_rgb(picture: Image.Image, name: str) -> Image.Image:
+def upright_rgb(picture: Image.Image, name: str) -> Image.Image:
     """Decode `picture` to eight bits a channel, without transparency, and turn it as its EXIF orientation says."""
     picture.load()
     rgb = picture

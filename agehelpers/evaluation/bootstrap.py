@@ -99,3 +99,21 @@ def share(hits: Any, clusters: Any = None, level: float = 0.95) -> ConfidenceInt
     low = stats.beta.ppf(tail, k, n - k + 1) if k > 0 else 0.0
     high = stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0
     return ConfidenceInterval(float(value), float(low), float(high))
+
+
+def seed_noise(rows: list[np.ndarray]) -> tuple[float, int]:
+    """Standard deviation over seeds, estimated robustly from the values [seeds] of several rows; degrees of freedom.
+
+    The median absolute deviation from the rows' own means, scaled to a normal distribution: one restless row cannot
+    make up most of it, as it does in a pooled variance. The median uses 37 % of what a variance would, so that share of
+    the rows' degrees of freedom is left. NaN for one seed.
+
+    >>> seed_noise([np.array([5.0, 5.1]), np.array([4.0, 4.1]), np.array([6.0, 9.0])])[0]  # 0.05 * 2 ** 0.5 / 0.6745
+    0.1048...
+    """
+    freedom = sum(len(values) - 1 for values in rows)
+    if freedom == 0:
+        return np.nan, 1
+    deviations = [np.abs(values - values.mean()) * (len(values) / (len(values) - 1)) ** 0.5
+                  for values in rows if len(values) > 1]
+    return float(np.median(np.concatenate(deviations)) / stats.norm.ppf(0.75)), max(1, round(0.37 * freedom))

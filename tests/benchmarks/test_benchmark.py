@@ -197,7 +197,7 @@ def test_a_goal_ends_each_training_once_it_is_reached_or_the_time_is_over(reache
                                                                            monkeypatch):
     import trials
 
-    monkeypatch.setattr(trials, "GOAL_WAYS", {"one": "laptop", "two": "start"})
+    monkeypatch.setattr(trials, "GOAL_WAYS", {"one": ("laptop", {"epochs": 9}), "two": ("start", {})})
     monkeypatch.setattr(trials, "GOAL", reached_at)  # years of validation MAE
     monkeypatch.setattr(trials, "GOAL_MINUTES", minutes)
     made = bench("goal", epochs=3, backbone="tiny", image_size=24, grow_from=None, cache_size=30)

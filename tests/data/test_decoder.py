@@ -259,7 +259,7 @@ def test_warnings_of_pil_are_silent_here_and_only_here(monkeypatch):
         assert outside.wait(10)
         return portrait()
 
-    monkeypatch.setattr(decoder, "_upright_rgb", upright)
+    monkeypatch.setattr(decoder, "upright_rgb", upright)
     thread = threading.Thread(target=open_picture, args=(encoded(portrait(), "PNG"),))
     thread.start()
     assert inside.wait(10)

@@ -11,6 +11,7 @@ import pytest
 
 from agehelpers.config import load_config
 from agehelpers.data.bands import age_band
+from agehelpers.evaluation.bootstrap import seed_noise
 from tools import ablation
 from tools.ablation import Table
 
@@ -90,8 +91,8 @@ def test_one_restless_row_does_not_widen_all_intervals():
 def test_the_noise_of_seeds_of_normal_numbers():
     rng = np.random.default_rng(0)
     for seeds in (2, 5):
-        assert ablation.seed_noise(list(rng.normal(0, 3, (4000, seeds))))[0] == pytest.approx(3, rel=0.05)
-    assert ablation.seed_noise(list(rng.normal(0, 3, (20, 2))))[1] == 7  # 37 % of 20
+        assert seed_noise(list(rng.normal(0, 3, (4000, seeds))))[0] == pytest.approx(3, rel=0.05)
+    assert seed_noise(list(rng.normal(0, 3, (20, 2))))[1] == 7  # 37 % of 20
 
 
 def test_seeds_widen_the_interval_and_copies_are_resampled_together():

@@ -1,0 +1,55 @@
+"""Several methods on the same test pictures: which differences are more than chance."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from agehelpers.evaluation.bootstrap import resampled_sums, seed_noise
+from agehelpers.evaluation.tables import add_clusters
+
+POWER = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)  # of a difference that is seen four times out of five
+
+
+def method_errors(tests: pd.DataFrame) -> dict[str, np.ndarray]:
+    """By method its absolute errors in years, float64 [seeds, n], from a table with age and a column "method, seed"."""
+    found: dict[str, list[np.ndarray]] = {}
+    for column in tests.columns.drop(["name", "age"]):
+        found.setdefault(column.rpartition(", ")[0], []).append((tests[column] - tests["age"]).abs().to_numpy(float))
+    return {name: np.stack(errors) for name, errors in found.items()}
+
+
+def pairwise(tests: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Every two methods on the same pictures, by the mean of their seeds' errors.
+
+    The standard error of a difference adds that of the pictures (bootstrap over clusters, both methods on the same
+    resamples) and that of the seeds, whose noise is estimated over all methods (`bootstrap.seed_noise`). p is that of
+    Student's t with the degrees of freedom of the seeds; q is corrected for all pairs (Benjamini and Yekutieli, Annals
+    of Statistics 2001).
+
+    Returns
+    -------
+    DataFrame
+        better, worse (names), difference, se (years), p, q, by difference; ``attrs["detectable"]``: the difference in
+        years that this comparison would see, uncorrected, four times out of five.
+    """
+    errors = method_errors(tests)
+    names, n = list(errors), len(tests)
+    means = np.stack([error.mean(0) for error in errors.values()], 1)  # [n, methods]
+    totals = resampled_sums(np.column_stack([means, np.ones(n)]), add_clusters(tests, labels)["cluster"])
+    resampled = totals[:, :-1] / totals[:, -1:]
+    noise, freedom = seed_noise([error.mean(1) for error in errors.values()])
+    rows = []
+    for a, b in itertools.combinations(range(len(names)), 2):
+        difference = float(means[:, b].mean() - means[:, a].mean())
+        seeds = noise**2 * (1 / len(errors[names[a]]) + 1 / len(errors[names[b]]))
+        se = float(np.sqrt((resampled[:, b] - resampled[:, a]).var(ddof=1) + np.nan_to_num(seeds)))
+        p = 2 * stats.t.sf(abs(difference) / se, freedom) if se else float(difference == 0)
+        better, worse = (a, b) if difference >= 0 else (b, a)
+        rows.append((names[better], names[worse], abs(difference), se, p))
+    table = pd.DataFrame(rows, columns=["better", "worse", "difference", "se", "p"])
+    table["q"] = stats.false_discovery_control(table["p"], method="by")
+    table = table.sort_values("difference", ascending=False, ignore_index=True)
+    table.attrs["detectable"] = float(POWER * table["se"].median())
+    return table
