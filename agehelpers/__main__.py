@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"agehelpers {options.command}: the GPU is out of memory; use a smaller batch_size", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The last checkpoint is kept: the same command goes on (train and grid with --resume).",
-              file=sys.stderr)
+        kept = " The last checkpoint is kept: the same command goes on with --resume."
+        print("\nInterrupted." + (kept if options.command in ("train", "grid") else ""), file=sys.stderr)
         return 130
 
 
@@ -181,16 +181,20 @@ def _predict(options: argparse.Namespace) -> int:
     if options.out:
         batch.check_table_name(options.out)
     files, estimator = batch.photo_files(options.photos), Estimator(options.checkpoint or PACKAGED)
-    tables = []
-    with progress_bar(len(files)) as bar:
-        for table in batch.predict_photos(estimator, files, options.crops, options.annotate):
-            tables.append(table)
-            bar.update()
+    tables: list[pd.DataFrame] = []
+    try:
+        with progress_bar(len(files)) as bar:
+            for table in batch.predict_photos(estimator, files, options.crops, options.annotate):
+                tables.append(table)
+                bar.update()
+    finally:  # what there is stays, whatever stopped the rest
+        if tables and options.out:
+            batch.write_table(pd.concat(tables, ignore_index=True), options.out)
+        if len(tables) < len(files):
+            print(f"agehelpers predict: stopped after {len(tables)} of {len(files)} files", file=sys.stderr)
     found = pd.concat(tables, ignore_index=True)
     hidden = (["face", "x", "y", "side", "turn"] if options.crops else []) + ["reason"] * (not found["reason"].any())
     print(found.drop(columns=hidden).to_string(index=False, na_rep=""))
-    if options.out:
-        batch.write_table(found, options.out)
     return int((found["face"].isna() & (found["reason"] != "no face found")).any())  # 1: a file could not be read
 
 

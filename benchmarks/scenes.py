@@ -9,6 +9,7 @@ a file a hundred scenes, so a second call goes on.
 
 import argparse
 import cmath
+import hashlib
 import json
 import math
 import multiprocessing
@@ -25,8 +26,8 @@ from agehelpers import Estimator, PictureError, faces_folder, make_split, paths,
 from agehelpers.config import load_config
 from agehelpers.data.decoder import open_picture
 from agehelpers.devices import hardware
+from agehelpers.photos import find
 from agehelpers.photos.align import Placement
-from agehelpers.training.checkpoints import load_checkpoint
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("plain", "photograph", "several faces")
@@ -134,6 +135,12 @@ def measure(scenes: range, folder: Path, test: pd.DataFrame, estimator: Estimato
     return pd.DataFrame(rows)
 
 
+def made_by(estimator: Estimator) -> str:
+    """Eight hex digits of what a prediction depends on: the two files of weights, and the code of the room photos."""
+    files = [estimator.checkpoint, estimator.aligner_file, *sorted(Path(find.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
+
+
 def _chunk(start: int, stop: int, folder: Path, test: pd.DataFrame, file: Path) -> Path:
     """Measure a chunk of scenes unless its file is there."""
     import cv2
@@ -160,7 +167,7 @@ def main() -> int:
     split = make_split(labels, "holdout")
     test = split[split["part"] == "test"].sort_values("name", ignore_index=True).sample(frac=1, random_state=0)
     estimator = Estimator()
-    digest = f"{load_checkpoint(estimator.checkpoint)[1]['val_mae']:.4f}"
+    digest = made_by(estimator)
     folder, cache = faces_folder(load_config("laptop")), paths.cache_folder() / f"scenes-{digest}"
     chunks = [(start, min(options.scenes, start + CHUNK)) for start in range(0, options.scenes, CHUNK)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
@@ -168,12 +175,13 @@ def main() -> int:
                                       for start, stop in chunks])
     table = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
     faces = table.dropna(subset="name")
-    print(faces.groupby("kind")["found"].mean().round(3), f"false boxes a scene: {table['name'].isna().sum()}")
+    print(faces.groupby("kind")["found"].mean().round(3).to_string())
+    print(f"false boxes a scene: {table['name'].isna().sum() / options.scenes:.3f}")
     if record is not None:
         record.mkdir(parents=True)
         table.to_csv(record / "results.csv", index=False)
         (record / "config.json").write_text(json.dumps({
-            "scenes": options.scenes, "split": split_hash(split), "hardware": hardware()}, indent=1))
+            "scenes": options.scenes, "split": split_hash(split), "made_by": digest, "hardware": hardware()}, indent=1))
     return 0
 
 

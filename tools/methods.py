@@ -48,6 +48,8 @@ def best_rates() -> dict[str, float]:
         name, tried = row["row"].partition(",")[0], (row["val_mae"], record.facts["rows"].get(row["row"], {}).get("lr"))
         if tried[1] and tried < found.get(name, (float("inf"), 0)):
             found[name] = tried
+    if lost := sorted({"base", *COMPARED} - found.keys()):
+        raise ValueError(f"methods_rates: every rate of {', '.join(lost)} diverged; lower it in METHODS")
     return {name: rate for name, (_, rate) in found.items()}
 
 

@@ -23,6 +23,7 @@ from agehelpers.evaluation.intervals import coverage
 from agehelpers.evaluation.subgroups import by_subgroup, citable
 from agehelpers.photos.predict import PACKAGED
 from agehelpers.training.records import Record, read_record
+from tools import ablation
 from tools.plan import PLAN
 
 TEMPLATES = jinja2.Environment(
@@ -92,8 +93,8 @@ def start_block() -> str:
 
 
 def ablation_block() -> str:
-    """Markdown: what each part of the recipe is worth, from the records of kind "ablation" that are there."""
-    names = [one.name for one in PLAN if one.kind == "ablation" and (paths.records_folder() / one.name).is_dir()]
+    """Markdown: what each part of the recipe is worth, from the records of `ablation.TABLES` that are there."""
+    names = [name for name in ablation.TABLES if (paths.records_folder() / name).is_dir()]
     return render("ablation", tables={name: record_of(name).tables["effects"].to_dict("records") for name in names})
 
 

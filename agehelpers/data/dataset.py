@@ -128,9 +128,9 @@ class FaceDataset(Dataset[Sample]):
         return self._loader([order[start:end] for start, end in itertools.pairwise(ends)][first:], workers)
 
     def evaluation_batches(self, batch_size: int = 256, workers: int = 0) -> DataLoader:
-        """All pictures in order, never augmented."""
+        """All pictures and their ages in order, never augmented."""
         batches = [np.arange(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
-        return replace(self, augment=False)._loader(batches, workers)
+        return replace(self, augment=False, attributes=None)._loader(batches, workers)
 
     def _loader(self, batches: list[Any], workers: int) -> DataLoader:
         if workers and self.device.type == "cuda":

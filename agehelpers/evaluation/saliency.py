@@ -49,6 +49,9 @@ def last_stage(model: AgeEstimationModel, images: Tensor) -> nn.Module:
 
     Seen as `images` pass, so it knows no names. ValueError if tokens [B, T, C] or convolutions to one cell follow.
     """
+    if model.config.front or model.config.head == "stagewise":
+        raise ValueError(f"saliency maps are not for front={model.config.front}, head={model.config.head}: what such a "
+                         "network sees last does not lie where it lies in the picture, or is but one of its streams")
     stages: list[nn.Module] = []
     pooled: list[object] = []  # a container that ends in pooling hands on the very same tensor
 

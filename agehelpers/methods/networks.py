@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 from agehelpers.data.augmentation import MEAN, STD
+from agehelpers.devices import single_precision
 
 
 class TinyBackbone(nn.Sequential):
@@ -80,10 +81,11 @@ class SSRNet(nn.Module):
                    for one, (depth, size, _) in zip(reduce, self.depths, strict=True)]
             sides.append((cut, [one(values) for one, values in zip(mix, cut, strict=True)]))
         outputs = []
-        for stage in range(3):
-            (a, b), (mixed_a, mixed_b) = ([side[part][stage] for side in sides] for part in (0, 1))
-            fused = self.fuse[stage](mixed_a * mixed_b)
-            outputs += [self.probabilities[stage](fused), self.shifts[stage](fused), self.stretch[stage](a * b)]
+        with single_precision(images.device):  # these are the age: bf16 would round it
+            for stage in range(3):
+                (a, b), (mixed_a, mixed_b) = ([side[part][stage].float() for side in sides] for part in (0, 1))
+                fused = self.fuse[stage](mixed_a * mixed_b)
+                outputs += [self.probabilities[stage](fused), self.shifts[stage](fused), self.stretch[stage](a * b)]
         return torch.cat(outputs, 1)
 
 

@@ -59,11 +59,11 @@ METHODS: dict[str, Method] = {
     "mean_variance": Method("cross-entropy, mean and variance loss (Pan et al., CVPR 2018)", _LITE0, "mean_variance",
                             {**_LITE, "decode": "mean"}),
     "ordinal": Method("100 independent binary questions (OR-CNN, Niu et al., CVPR 2016)", _LITE0, "ordinal",
-                      {**_LITE, "decode": "mean"}),
+                      {**_LITE, "decode": "median"}),
     "coral": Method("the same with shared weights (CORAL, Cao, Mirjalili and Raschka, 2020, arXiv 1901.07884)", _LITE0,
-                    "coral", {**_LITE, "decode": "mean"}),
+                    "coral", {**_LITE, "decode": "median"}),
     "corn": Method("conditional questions (CORN, Shi, Cao and Raschka, 2021, arXiv 2111.08851)", _LITE0, "corn",
-                   {**_LITE, "decode": "mean"}),
+                   {**_LITE, "decode": "median"}),
     # The table of related works, a row each
     "dex": Method("DEX: VGG-16, softmax over 101 ages, expected value (Rothe, Timofte and Van Gool, ICCV Workshops "
                   "2015, DOI 10.1109/ICCVW.2015.41)", "vgg16", "distribution",
@@ -76,7 +76,7 @@ METHODS: dict[str, Method] = {
                                   _LITE0, "distribution", {**_LITE, "front": "spatial_transformer"},
                                   "AGES: Adaptive Geometric Structures"),
     "dexor": Method("the network of DEX with ordinal questions (OR-CNN, Niu et al., CVPR 2016)", "vgg16", "ordinal",
-                    {**_FINE, "lr": 1e-4, "weights": "IMAGENET1K_V1", "decode": "mean"}, "DEXOR"),
+                    {**_FINE, "lr": 1e-4, "weights": "IMAGENET1K_V1", "decode": "median"}, "DEXOR"),
     "resnet101": Method("ResNet-101 (He et al., CVPR 2016), one linear output, L1", "resnet101", "regression",
                         {**_FINE, "lr": 3e-4, "weights": "IMAGENET1K_V2"}, "ResNet-101"),
     "efficientnet": Method("EfficientNet-B0 (Tan and Le, ICML 2019, arXiv 1905.11946), one linear output, L1; B1 to B7 "
@@ -111,4 +111,5 @@ def method_settings(name: str) -> dict[str, Any]:
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
     row = METHODS[name]
-    return {"method": name, "backbone": row.backbone, "head": row.head, "weights": None, **row.settings}
+    fixed = {"method": name, "backbone": row.backbone, "head": row.head, "weights": None, "auxiliary": 0.0}
+    return {**fixed, **row.settings}

@@ -70,7 +70,7 @@ class Estimator:
             name = str(source) if isinstance(source, str | Path) else f"photo {number}"
             try:
                 picture = self.read(source)
-                places = [whole(picture, name)] if cropped else self.places(picture)
+                places = [self.whole(picture, name)] if cropped else self.places(picture)
             except PictureError as error:
                 rows.append({"photo": name, "reason": str(error)})
                 continue
@@ -82,7 +82,7 @@ class Estimator:
                     row["reason"] = f"a face of {side:.0f} pixels is too small"
                 else:
                     row["crop"] = len(crops)
-                    crops.append(cut(picture, where))
+                    crops.append(picture if cropped else cut(picture, where))
                 rows.append(row)
             if not places:
                 rows.append({"photo": name, "reason": "no face found"})
@@ -98,8 +98,14 @@ class Estimator:
                 raise PictureError("the array", "not uint8 [H, W, 3] or [H, W]", f"{source.dtype} {source.shape}",
                                    "convert it")
             return source if source.ndim == 3 else np.repeat(source[..., None], 3, 2)
-        picture = upright_rgb(source, "the picture") if isinstance(source, Image.Image) else open_picture(Path(source))
-        return np.asarray(picture)
+        if not isinstance(source, Image.Image):
+            return np.asarray(open_picture(Path(source)))
+        try:
+            return np.asarray(upright_rgb(source, "the picture"))
+        except PictureError:
+            raise
+        except Exception as error:  # PIL's plugins raise almost anything for a broken file
+            raise PictureError("the picture", "damaged: cannot be decoded", str(error)) from error
 
     def places(self, photo: np.ndarray) -> list[Placement]:
         """Where the aligned crops of the faces of a photo lie; FileNotFoundError where there is no aligner."""
@@ -113,7 +119,7 @@ class Estimator:
 
     @torch.inference_mode()
     def ages(self, crops: Sequence[np.ndarray], batch: int = 64) -> pd.DataFrame:
-        """Columns prediction, spread, lower_80, ... of aligned crops, uint8 [S, S, 3] each."""
+        """Columns prediction, spread, lower_80, ... of aligned crops, about square, uint8 [H, W, 3] each."""
         size, tables = self.config.pixels_size, []
         shrunk = np.stack([np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
                            for crop in crops])
@@ -126,10 +132,10 @@ class Estimator:
         intervals = self.state.get("intervals")
         return attach_known(found, intervals) if intervals else found
 
-
-def whole(picture: np.ndarray, name: str) -> Placement:
-    """The placement of a picture that is a crop itself; PictureError where it is far from square, or shows nothing."""
-    check_square(Image.fromarray(picture), name)
-    check_not_blank(picture, name)
-    height, width = picture.shape[:2]
-    return Placement(complex(width, height) / 2, complex(max(height, width)) / 2)
+    @staticmethod
+    def whole(picture: np.ndarray, name: str) -> Placement:
+        """The placement of a picture that is a crop itself; PictureError where it is far from square or blank."""
+        check_square(Image.fromarray(picture), name)
+        check_not_blank(picture, name)
+        height, width = picture.shape[:2]
+        return Placement(complex(width, height) / 2, complex(max(height, width)) / 2)

@@ -8,7 +8,7 @@ import numpy as np
 
 from agehelpers.photos.align import Placement
 
-LONGEST = 2000  # pixels; larger photos are searched smaller
+LONGEST, LONGEST_TURNED = 4000, 2000  # pixels; larger copies of a photo are searched smaller
 TURNS = (0, -30, 30)  # degrees by which copies of the photo are turned; the detector finds faces up to about 20 off
 LEAST = 0.2  # score from which a box counts; false ones are mostly below
 AROUND = 1.55  # half of an aligned crop's side over half of the side of dlib's box, about; the aligner finds the rest
@@ -28,9 +28,11 @@ Finder = Callable[[np.ndarray], list[Found]]  # of a photo uint8 [H, W, 3]
 def find_faces(photo: np.ndarray) -> list[Found]:
     """Faces of a photo, uint8 [H, W, 3], from left to right.
 
-    The detector (histograms of oriented gradients, Dalal and Triggs, CVPR 2005; King, arXiv 1502.00046) looks at the
-    photo at twice its size, for faces from 40 px on, and at copies turned by 30 degrees either way. Of squares whose
-    centres lie within each other's half the surest is kept. ImportError where dlib is not installed.
+    The detector (histograms of oriented gradients, Dalal and Triggs, CVPR 2005; King, arXiv 1502.00046) sees faces from
+    about 80 px between brows and chin on. It looks at the photo at twice its size, so that they may be half as large,
+    but at no more than 4000 px: in larger photos the least face grows with them. Copies turned by 30 degrees either way
+    are searched at 2000 px. Of squares whose centres lie within each other's half the surest is kept. ImportError where
+    dlib is not installed.
     """
     import cv2
 
@@ -40,12 +42,12 @@ def find_faces(photo: np.ndarray) -> list[Found]:
         raise ImportError("dlib, which finds faces, is not installed: pip install dlib-bin (or agehelpers[photos]), "
                           "or give Estimator(find=...) a function of your own") from error
     height, width = photo.shape[:2]
-    scale = min(2.0, LONGEST / max(height, width))
-    enlarged = cv2.resize(photo, (max(1, round(width * scale)), max(1, round(height * scale))),
-                          interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     detector, found = dlib.get_frontal_face_detector(), []
     for degrees in TURNS:
-        turned, back = _turn(enlarged, degrees)
+        scale = min(2.0, (LONGEST_TURNED if degrees else LONGEST) / max(height, width))
+        copy = cv2.resize(photo, (max(1, round(width * scale)), max(1, round(height * scale))),
+                          interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        turned, back = _turn(copy, degrees)
         boxes, scores, _ = detector.run(turned, 0, LEAST)
         for box, score in zip(boxes, scores, strict=True):
             centre = back.place(complex(box.left() + box.right() + 1, box.top() + box.bottom() + 1) / 2)

@@ -19,7 +19,7 @@ import pandas as pd
 from agehelpers import paths
 from agehelpers.config import PROFILES, Config
 from agehelpers.data.faces import SELECTION, Faces, prepare_faces
-from agehelpers.methods.heads import build_head
+from agehelpers.methods.heads import check_head
 from agehelpers.training.records import circumstances, write_record
 from agehelpers.training.runs import run_folder, settings_digest, train_faces
 
@@ -179,7 +179,7 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -
         val_loss, train_mae, seconds, state ("complete", or "diverged" where the loss was no longer finite).
     """
     config, folder = budgeted(config), Path(folder)
-    build_head(config, 1)  # a wrong name is refused before pictures are read
+    check_head(config)  # a wrong name is refused before pictures are read
     grid, study = grid_of(config), _study(folder)
     faces = {"full": prepare_faces(config, SELECTION)}
     if halving:  # on the same decoded pixels: on a GPU, too, they are there once

@@ -9,6 +9,7 @@ import pandas as pd
 from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset
 from agehelpers.methods.model import AgeEstimationModel
+from agehelpers.training.references import take_references
 from agehelpers.training.trainer import Trainer
 
 
@@ -21,6 +22,7 @@ def learning_rate_range_test(model: AgeEstimationModel, training: FaceDataset, c
     """
     trainer = Trainer(model, dataclasses.replace(config, schedule="constant", ema=0.0), training.device, steps)
     model.train()
+    take_references(model, training, config)
     rows: list[dict[str, float]] = []
     mean = 0.0
     batches = (batch for epoch in itertools.count() for batch in training.training_batches(epoch))

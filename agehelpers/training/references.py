@@ -7,7 +7,7 @@ import torch
 
 from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset
-from agehelpers.devices import autocast, pick_precision, to_device
+from agehelpers.devices import autocast, pick_precision
 from agehelpers.methods.model import AgeEstimationModel
 
 
@@ -29,6 +29,6 @@ def take_references(model: AgeEstimationModel, training: FaceDataset, config: Co
         images, years = faces.__getitems__(places[start:start + 64]).tensors
         with autocast(faces.device, pick_precision(config, faces.device)):
             features.append(model.backbone(images.contiguous(memory_format=torch.channels_last)).float())
-        ages.append(to_device(years, faces.device))
+        ages.append(years)
     model.head.refer(torch.cat(features), torch.cat(ages))
     model.train(mode)

@@ -14,7 +14,7 @@ from agehelpers.config import Config, config_from_dict, differing_settings, sett
 from agehelpers.data.bands import age_band, balanced_mean
 from agehelpers.data.faces import PARTS, SELECTION, Faces, labels_and_split, prepare_faces
 from agehelpers.data.splits import split_hash
-from agehelpers.methods.heads import build_head
+from agehelpers.methods.heads import check_head
 from agehelpers.methods.model import AgeEstimationModel, build_model
 from agehelpers.training.calibration import interval_facts
 from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
@@ -35,7 +35,8 @@ def train_faces(faces: Faces, folder: Path, resume: bool = True, on_epoch: OnEpo
 def predictions_of(model: AgeEstimationModel, faces: Faces, part: str) -> pd.DataFrame:
     """Labels and predictions (years, three decimals) of one part, seen at the size at which the model was kept."""
     seen = replace(faces.config, image_size=model.config.image_size)
-    found = predict(model, faces.dataset(part), seen).round(3)
+    every = replace(faces, config=replace(faces.config, conflicts="keep"))  # training may have left out some
+    found = predict(model, every.dataset(part), seen).round(3)
     rows = faces.part(part)[["part", "name", *LABELS]].reset_index(drop=True)
     return pd.concat([rows.astype({"age": "int64"}), found], axis=1)
 
@@ -59,7 +60,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
 
     A finished `folder` is loaded, not trained again; one with other settings or faces is a FileExistsError.
     """
-    build_head(config, 1)  # a wrong name is refused before pictures are read
+    check_head(config)  # a wrong name is refused before pictures are read
     folder, started, faces = Path(folder), time.perf_counter(), prepare_faces(config, SELECTION)  # no test picture yet
     if (folder / "config.json").exists():
         facts = read_facts(folder)

@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from agehelpers.evaluation.methods import POWER, method_errors, pairwise
+from agehelpers.evaluation.methods import method_errors, pairwise
 
 N = 400
 LABELS = pd.DataFrame({"name": [f"{n}.jpg" for n in range(N)], "cluster": np.arange(N)})
@@ -32,7 +33,11 @@ def test_a_large_difference_is_found_and_a_small_one_is_not():
     assert pairs.loc[("a", "c"), "difference"] == pytest.approx(1, abs=0.08) and pairs.loc[("a", "c"), "q"] < 0.01
     small = found.iloc[-1]
     assert {small["better"], small["worse"]} == {"a", "b"} and small["q"] > 0.05 and (found["q"] >= found["p"]).all()
-    assert found.attrs["detectable"] == pytest.approx(POWER * found["se"].median())
+    freedom = 2  # 37 % of 3 methods with 2 each
+    power = stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)
+    assert found.attrs["detectable"] == pytest.approx(power * found["se"].median())
+    one = pairwise(made({"a": 0, "b": 1.0}, seeds=1), LABELS)
+    assert one["p"].item() < 1e-6 and one.attrs["detectable"] == pytest.approx(2.80 * one["se"].item(), abs=0.01)
 
 
 def test_noisy_seeds_and_copies_widen_the_standard_error():

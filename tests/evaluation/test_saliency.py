@@ -126,6 +126,14 @@ def test_backbones_without_a_last_map_are_named():
         saliency.saliency_maps(model, noise(1, 32))
 
 
+@pytest.mark.parametrize("change", [{"front": "parts"}, {"front": "spatial_transformer"},
+                                    {"backbone": "ssrnet", "head": "stagewise"}])
+def test_networks_whose_maps_do_not_lie_in_the_picture_are_refused(change):
+    model = AgeEstimationModel(load_config("ci", change))
+    with pytest.raises(ValueError, match="saliency maps are not for front="):
+        saliency.saliency_maps(model, torch.zeros(2, 3, 64, 64))
+
+
 def test_from_a_checkpoint_and_picture_files(faces, tmp_path):
     torch.manual_seed(0)
     model = AgeEstimationModel(load_config("ci", {"device": "cpu"})).eval()

@@ -65,6 +65,20 @@ def test_a_folder_becomes_a_table_and_copies_with_ages(own, photos, tmp_path, ca
     assert len(list(copies.iterdir())) == 4 and not [file for file in copies.iterdir() if file.name.startswith(".")]
 
 
+def test_what_is_done_is_kept_where_something_stops_the_rest(own, photos, tmp_path, capsys, monkeypatch):
+    real = batch.predict_photos
+
+    def stopped(*arguments):
+        yield next(real(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "predict_photos", stopped)
+    assert main(["predict", str(photos), "--checkpoint", str(own), "--out", str(tmp_path / "ages.csv")]) == 130
+    err = capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "ages.csv")) == 1
+    assert "stopped after 1 of 4 files" in err and "Interrupted" in err and "checkpoint" not in err
+
+
 def test_what_is_drawn_is_where_the_face_is(own, photos):
     photo = Image.new("RGB", (400, 300), "navy")
     rows = pd.DataFrame([{"x": 200.0, "y": 150.0, "side": 120.0, "turn": 0.0, "reason": "", "prediction": 31.4,

@@ -53,6 +53,8 @@ def test_boxes_of_the_enlarged_and_turned_copies_come_back_and_are_merged(monkey
 
         def run(self, picture, upsample, threshold):
             shapes.append(picture.shape[:2])
+            if len(shapes) > 3:
+                return [], [], []
             at = {1: 0, 2: -30, 3: 30}[len(shapes)]
             back = find._turn(np.zeros((200, 300, 3), np.uint8), at)[1]
             place = (complex(120, 80) - back.centre) / back.half
@@ -71,6 +73,8 @@ def test_boxes_of_the_enlarged_and_turned_copies_come_back_and_are_merged(monkey
     other, = (one for one in found if one.score == 0.4)
     assert np.angle(other.where.half, deg=True) == pytest.approx(30)
     assert found == sorted(found, key=lambda one: one.where.centre.real)
+    find.find_faces(np.zeros((300, 3000, 3), np.uint8))
+    assert shapes[3] == (400, 4000) and max(shapes[4]) < 2000  # not twice as large, turned copies smaller
 
 
 def test_of_overlapping_faces_the_surest_is_kept():

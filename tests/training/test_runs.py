@@ -52,6 +52,31 @@ def test_a_run_leaves_a_complete_record(quick, trained):
     assert facts["parameters"] == sum(p.numel() for p in load_model(trained / "best.safetensors").parameters())
 
 
+@pytest.mark.parametrize("change", [
+    {"auxiliary": 0.3, "conflicts": "drop"}, {"backbone": "ssrnet", "head": "stagewise"}, {"head": "compare"},
+    {"head": "corn", "front": "nested", "mixup": 0.2}])
+def test_every_kind_of_method_runs_from_end_to_end_and_goes_on_exactly(quick, tmp_path, change):
+    config = dataclasses.replace(quick, limit=48, epochs=2, checkpoint_steps=1, lr=0.01, **change)
+    whole = runs.run(config, tmp_path / "whole")
+    assert set(whole.predictions["part"]) == set(PARTS) and whole.predictions["prediction"].notna().all()
+    assert list(whole.history["epoch"]) == [1, 2]
+    save, saved = Trainer.save, []
+
+    def stop(trainer, file):
+        save(trainer, file)
+        saved.append(trainer.step)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(config, tmp_path / "parts")
+    again = runs.run(config, tmp_path / "parts", resume=True)
+    assert same_tensors(tmp_path / "whole" / "last.safetensors", tmp_path / "parts" / "last.safetensors")
+    pd.testing.assert_frame_equal(whole.predictions, again.predictions)
+
+
 def test_predictions_are_those_of_the_best_weights_read_back_to_the_digit(quick, trained):
     """Labels and intervals are in no file: they are joined and computed again on reading."""
     best, faces = load_model(trained / "best.safetensors"), prepare_faces(quick)

@@ -10,17 +10,23 @@ from agehelpers.methods.heads.mean_variance import MeanVarianceHead
 from agehelpers.methods.heads.ordinal import CoralHead, CornHead, OrdinalHead
 from agehelpers.methods.heads.stagewise import StagewiseHead
 
-__all__ = ["HEADS", "DistributionHead", "Head", "RegressionHead", "build_head", "check_outputs", "median_age"]
+__all__ = ["HEADS", "DistributionHead", "Head", "RegressionHead", "build_head", "check_head", "check_outputs",
+           "median_age"]
 
 HEADS: dict[str, type[Head]] = {
     "regression": RegressionHead, "distribution": DistributionHead, "mean_variance": MeanVarianceHead,
     "ordinal": OrdinalHead, "coral": CoralHead, "corn": CornHead, "stagewise": StagewiseHead, "compare": CompareHead}
 
 
-def build_head(config: Config, features: int) -> Head:
-    """The head that `config` names, with the settings that its constructor names; ValueError for an unknown one."""
+def check_head(config: Config) -> type[Head]:
+    """The class of the head that `config` names; ValueError for an unknown one."""
     if config.head not in HEADS:
         raise ValueError(f"head={config.head!r}: choose one of {', '.join(HEADS)}")
-    kind = HEADS[config.head]
+    return HEADS[config.head]
+
+
+def build_head(config: Config, features: int) -> Head:
+    """The head that `config` names, with the settings that its constructor names; ValueError for an unknown one."""
+    kind = check_head(config)
     options = [name for name in inspect.signature(kind).parameters if name != "features"]
     return kind(features, **{name: getattr(config, name) for name in options})
