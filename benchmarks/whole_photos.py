@@ -1,6 +1,6 @@
 """Whole photos: made scenes in which it is known where each face lies, whose it is, and how old.
 
-    python benchmarks/scenes.py --scenes 2000 --record scenes     # needs UTKFace, scikit-image and dlib-bin
+    python benchmarks/whole_photos.py --scenes 2000 --record scenes     # needs UTKFace, scikit-image and dlib-bin
 
 Test pictures of `holdout` are pasted at a known size, turn and place into free backgrounds: plain, photographs that
 scikit-image ships, and several faces in one. Nothing of a scene is kept but numbers. What is done stays in the cache,
@@ -155,13 +155,13 @@ def _chunk(start: int, stop: int, folder: Path, test: pd.DataFrame, file: Path) 
 
 def main() -> int:
     """Measure the scenes and keep their record."""
-    parser = argparse.ArgumentParser("scenes.py", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser("whole_photos.py", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--scenes", type=int, default=2000)
     parser.add_argument("--record", help="keep the rows under this name in benchmarks/records")
     options = parser.parse_args()
     record = HERE / "records" / options.record if options.record else None
     if record is not None and record.exists():
-        print(f"scenes.py: {record} is there; records are never overwritten", file=sys.stderr)
+        print(f"whole_photos.py: {record} is there; records are never overwritten", file=sys.stderr)
         return 1
     labels = utkface_labels()
     split = make_split(labels, "holdout")
@@ -189,4 +189,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except (OSError, PictureError, ValueError) as error:
-        sys.exit(f"scenes.py: {error}")
+        sys.exit(f"whole_photos.py: {error}")

@@ -10,10 +10,10 @@ from agehelpers.photos.align import cut
 
 @pytest.fixture
 def scenes(monkeypatch):
-    """benchmarks/scenes.py"""
-    import scenes
+    """benchmarks/whole_photos.py"""
+    import whole_photos
 
-    return scenes
+    return whole_photos
 
 
 def test_layouts_are_the_same_at_every_call_and_do_not_touch(scenes):
