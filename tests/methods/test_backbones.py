@@ -13,8 +13,10 @@ from striped import train_a_step
 from torch import nn
 from torchvision.models.regnet import BlockParams
 
+from agehelpers.config import PROFILES
 from agehelpers.methods.backbones import REFUSED, build_backbone, offered
 from agehelpers.methods.networks import AnySizeViT, first_three_stages, resize_positions
+from agehelpers.training.checkpoints import STATISTICS
 
 FOR_REAL = os.environ.get("AGEHELPERS_TEST_METHODS") == "1"
 SMALL = ["tiny", "resnet14", "resnet18", "mobilenet_v3_small", "squeezenet1_0", "googlenet", "efficientnet_b0",
@@ -62,13 +64,14 @@ def test_widths(name, width):
 
 def test_offered_names_are_those_that_can_be_built():
     names = offered()
-    assert len(names) == len(set(names)) and names[:3] == ["tiny", "resnet14", "resnet28"]
+    assert len(names) == len(set(names)) and names[:5] == ["tiny", "plain", "ssrnet", "resnet14", "resnet28"]
     assert set(torchvision.models.list_models(module=torchvision.models)) - set(names) == set(REFUSED)
 
 
 @pytest.mark.parametrize(("name", "reason"), [
     ("alexnet", "at least 63 px.*vgg11"), ("inception_v3", "at least 75 px.*googlenet"),
-    ("maxvit_t", "224 px only.*swin_t"), ("resnet19", "ours .tiny, resnet14, resnet28.*resnet18.*timm/NAME"),
+    ("maxvit_t", "224 px only.*swin_t"),
+    ("resnet19", "ours .tiny, plain, ssrnet, resnet14, resnet28.*resnet18.*timm/NAME"),
     ("deeplabv3_resnet50", "segmentation"), ("quantized_resnet18", "quantised"), ("", "resnet18")])
 def test_other_names_are_refused_with_the_reason(name, reason):
     with pytest.raises(ValueError, match=f"backbone='{name}'.*{reason}"):
@@ -155,10 +158,12 @@ def test_parameters_keep_the_names_of_torchvision(name):
 
 
 def test_the_packaged_weights_fit_their_backbone():
-    prefix = "model.backbone."
+    prefix, laptop = "model.backbone.", PROFILES["laptop"]
     packaged = load_file(str(files("agehelpers") / "weights" / "laptop.safetensors"))
     state = {key.removeprefix(prefix): value for key, value in packaged.items() if key.startswith(prefix)}
-    build_backbone("resnet14", None, 72)[0].load_state_dict(state)
+    own = build_backbone(laptop.backbone, None, laptop.image_size)[0].state_dict()
+    assert all(own[key].shape == value.shape for key, value in state.items())
+    assert {key.rpartition(".")[2] for key in own.keys() - state.keys()} == set(STATISTICS)
 
 
 def test_the_tiny_network_keeps_its_names():

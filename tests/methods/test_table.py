@@ -34,8 +34,11 @@ def test_forward_backward_and_evaluation_of_one_picture(name):
     assert config.method == name and METHODS[name].source
     model = AgeEstimationModel(config)
     assert type(model.head) is HEADS[METHODS[name].head]
-    loss = model.head.loss(model(torch.rand(2, 3, 32, 32)), torch.tensor([20.0, 60.0]))
-    assert loss.shape == (2,)
+    outputs, guesses = model.outputs(torch.rand(2, 3, 32, 32))
+    loss = model.head.loss(outputs, torch.tensor([20.0, 60.0]))
+    assert loss.shape == (2,) and (guesses is None) == (config.auxiliary == 0)
+    if guesses is not None:
+        loss = loss + model.attributes.loss(guesses, torch.tensor([[0, 1], [1, 4]]))
     loss.mean().backward()
     without = [key for key, p in model.named_parameters() if p.grad is None]
     assert without == [] and all(p.grad.isfinite().all() for p in model.parameters())
