@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TQDM_DISABLE ?= $(if $(CI),1,)
 
-.PHONY: notebooks test test-methods lab outputs records benchmark lock clean
+.PHONY: notebooks test test-methods lab site outputs records benchmark lock clean
 
 notebooks: .env-stamp
 	mkdir -p build
@@ -35,6 +35,11 @@ records: .env-stamp
 benchmark: .env-stamp
 	$(BIN)/python benchmarks/benchmark.py
 
+# The pages of docs/ and the notebooks, as they are stored, as a site: build/site/index.html. Warnings are errors.
+site: .env-stamp
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . build/site
+	@echo "Done. Open build/site/index.html in a browser."
+
 lab: .env-stamp
 	$(BIN)/jupyter lab notebooks
 
@@ -51,7 +56,7 @@ lock: .env-stamp
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
 		f"Python 3.11 or later is needed, {v.major}.{v.minor} was found: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,download,pretrained,photos,test]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,download,pretrained,photos,test,site]'
 	touch $@
 
 clean:

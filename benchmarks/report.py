@@ -1,4 +1,4 @@
-"""The README's benchmark block and figure, made from the records in benchmarks/records: no measured number is typed."""
+"""The block and figures of docs/benchmark.md, made from benchmarks/records: no measured number is typed."""
 
 from __future__ import annotations
 
@@ -164,17 +164,17 @@ def bars(ax: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Write the README's block, docs/benchmark.png and docs/goal.png."""
+    """Write the block of docs/benchmark.md, and its figures benchmark.png and goal.png."""
     sys.path.append(str(HERE.parent))  # for tools, which is no part of the installed package
     from tools.readme import with_block
 
     matplotlib.use("Agg")
-    readme = HERE.parent / "README.md"
-    text = with_block(readme.read_text(), block(), BEGIN, END)
-    figure().savefig(readme.parent / "docs" / "benchmark.png", dpi=110)
+    page = HERE.parent / "docs" / "benchmark.md"
+    text = with_block(page.read_text(), block(), BEGIN, END)
+    figure().savefig(page.with_name("benchmark.png"), dpi=110)
     if "goal" in set(measured()["part"]):
-        goal_figure(measured()).savefig(readme.parent / "docs" / "goal.png", dpi=110)
-    paths.write_atomically(readme, text)
+        goal_figure(measured()).savefig(page.with_name("goal.png"), dpi=110)
+    paths.write_atomically(page, text)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_the_record_of_the_starting_point_is_one_command_once_its_weights_can_be
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     documented = re.search(r"-m agehelpers (train --profile reference --record reference_holdout)\n",
-                           (Path(__file__).resolve().parent.parent / "README.md").read_text())[1].split()
+                           (Path(__file__).resolve().parent.parent / "docs" / "gpu.md").read_text())[1].split()
     quick = ["epochs=1", "image_size=32", "limit=40", "device=cpu", "precision=fp32", "batch_size=32"]
     assert main([*documented, "--faces", str(faces), "--set", *quick]) == 0
     record = load_record("reference_holdout")

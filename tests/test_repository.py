@@ -73,13 +73,17 @@ def committed_records(monkeypatch):
     monkeypatch.setenv("AGEHELPERS_RECORDS", str(RECORDS))
 
 
-def test_the_readme_and_the_model_card_are_what_the_records_say():
-    text = (ROOT / "README.md").read_text()
-    assert readme.updated(text) == text
-    typed = re.sub(r"\*\*\d+\.\d+\*\*", "**1.00**", text)
-    assert typed != text and readme.updated(typed) == text
-    with pytest.raises(ValueError, match="markers"):
-        readme.with_block("no markers", "", "<!-- begin -->", "<!-- end -->")
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_every_page_is_what_the_records_say(page):
+    text, names = (ROOT / page).read_text(), readme.PAGES[page]
+    assert readme.updated(text, names) == text
+    for name in names:  # what somebody types into a block is undone
+        begin, end = readme.marker(name), readme.marker(name, end=True)
+        typed = readme.with_block(text, "MAE 1.00", begin, end)
+        assert len(typed) < len(text) - 100 and readme.updated(typed, [name]) == text
+
+
+def test_the_model_card_is_what_its_record_says():
     assert PACKAGED.with_name("README.md").read_text() == readme.model_card()
 
 
@@ -89,7 +93,8 @@ def test_what_is_generated_beside_the_readme_is_up_to_date():
 
 
 def test_every_quoted_coverage_is_that_of_the_predictions():
-    text = (ROOT / "README.md").read_text().partition("<!-- intervals: begin")[2].partition("<!-- intervals: end")[0]
+    _, _, text = (ROOT / "docs" / "results.md").read_text().partition("<!-- intervals: begin")
+    text = text.partition("<!-- intervals: end")[0]
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (\d+\.\d)% [^|]*\| (\d+\.\d)% [^|]*\| (\d+\.\d)% ", text, re.M)
     assert {row[0] for row in rows} >= {"scratch_holdout", "laptop_packaged", "scratch_benchmark_0", "scratch_coral"}
     for name, *quoted in rows:
@@ -103,7 +108,7 @@ def test_every_quoted_coverage_is_that_of_the_predictions():
 
 
 def test_every_quoted_mae_and_cs5_is_that_of_the_predictions():
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "results.md").read_text()
     quoted = dict(re.findall(r"^\| `(\w+)` \|.*?\| \*\*(\d+\.\d\d)\*\*", text, re.M))
     shares = dict(re.findall(r"^\| `(\w+)` \|.*?\| \*\*.*?\| (\d+\.\d)% ", text, re.M))
     families: dict[str, list[pd.DataFrame]] = {}
@@ -155,15 +160,25 @@ def test_the_scratch_profile_ties_with_the_winner_of_the_grid():
     assert len(chosen) == 1 and chosen["val_mae"].item() < table["val_mae"].min() + 0.1  # years; one seed a cell
 
 
-def test_the_readme_names_what_is_there():
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_pages_name_what_is_there(page):
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)|`make (\w+)`", text, re.M):
+        assert re.search(rf"^{''.join(target)}:", makefile, re.M), target
+    for link in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_readme_is_short_and_leads_everywhere():
     text = (ROOT / "README.md").read_text()
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", text, re.M):
-        assert re.search(rf"^{target}:", makefile, re.M), target
+    assert len(text.splitlines()) <= 80 and text.index("make notebooks") < text.index("make test") < len(text) / 2
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         assert notebook.stem in text
-    for link in re.findall(r"\]\(([\w./-]+)\)", text):
-        assert (ROOT / link).exists(), link
+    pages = {page.name for page in PAGES[1:]} - {"index.md", "split_lists.md"}  # the site's first; linked by protocols
+    assert {Path(link).name for link in re.findall(r"\]\(docs/([\w.]+md)\)", text)} == pages
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     assert "make test" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
 

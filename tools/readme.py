@@ -1,4 +1,4 @@
-"""What is generated from the committed records: README's blocks, the model card, pages and figures. Nothing is typed.
+"""What is generated from the committed records: blocks of README and docs/, the model card, pages and figures.
 
     python -m tools.readme
 """
@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from agehelpers import paths
 from agehelpers.config import load_config
+from agehelpers.data.decoder import open_picture
+from agehelpers.data.faces import faces_folder
 from agehelpers.data.labels import label_error, utkface_labels
 from agehelpers.data.splits import make_split, split_hash
 from agehelpers.evaluation import comparison, label_quality
@@ -23,13 +25,15 @@ from agehelpers.evaluation.intervals import coverage
 from agehelpers.evaluation.subgroups import by_subgroup, citable
 from agehelpers.photos.predict import PACKAGED
 from agehelpers.training.records import Record, read_record
+from agehelpers.training.runs import latest_run
 from tools import ablation
 from tools.plan import PLAN
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent / "templates"), undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
-BLOCKS = ("results", "start", "ablation", "intervals")  # of the README, each a template and a function below
+PAGES = {"README.md": ("headline",), "docs/results.md": ("results", "start", "intervals"),
+         "docs/recipe.md": ("ablation",)}  # blocks of each page; a block is a template and a function below
 RECIPES = {  # families of records on `holdout`, ours with the starting point's network first
     "laptop_lite0": "ours", "laptop_holdout": "ours on a larger network, the profile `laptop`",
     "start_printed": "the starting point's, as printed",
@@ -43,7 +47,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def marker(name: str, end: bool = False) -> str:
-    """The comment in the README where the block `name` begins or ends."""
+    """The comment in a page where the block `name` begins or ends."""
     return f"<!-- {name}: end -->" if end else f"<!-- {name}: begin (python -m tools.readme) -->"
 
 
@@ -52,7 +56,7 @@ def with_block(text: str, block: str, begin: str, end: str) -> str:
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"README.md lacks the markers {begin} and {end}")
+        raise ValueError(f"the page lacks the markers {begin} and {end}")
     return f"{before}{begin}\n\n{block.strip()}\n\n{end}{after}"
 
 
@@ -64,6 +68,14 @@ def planned_records() -> list[Record]:
 def record_of(name: str) -> Record:
     """A committed record."""
     return read_record(paths.records_folder() / name)
+
+
+def headline_block() -> str:
+    """Markdown: our error on `holdout` in a sentence, and what to hold it against."""
+    labels = utkface_labels()
+    rows = comparison.summary(planned_records(), labels).set_index("family")
+    return render("headline", ours=rows.loc["laptop_holdout"], label_error=label_error(labels),
+                  start=rows.loc["start_printed"] if "start_printed" in rows.index else None)
 
 
 def results_block() -> str:
@@ -140,16 +152,32 @@ def suspected_labels() -> pd.DataFrame:
     return found.round({"prediction": 1, "spread": 1})
 
 
-def updated(text: str) -> str:
-    """The README `text` with its generated blocks as the records say."""
-    blocks = {"results": results_block, "start": start_block, "ablation": ablation_block, "intervals": intervals_block}
-    for name in BLOCKS:
+def updated(text: str, names: Sequence[str]) -> str:
+    """The page `text` with its generated blocks `names` as the records say."""
+    blocks = {"headline": headline_block, "results": results_block, "start": start_block, "ablation": ablation_block,
+              "intervals": intervals_block}
+    for name in names:
         text = with_block(text, blocks[name](), marker(name), marker(name, end=True))
     return text
 
 
+def strip(shown: int = 8) -> Figure:
+    """Drawn faces of many ages, with the prediction of a network that learned from others, and its 90 % interval."""
+    import matplotlib.pyplot as plt
+
+    config = load_config("ci")
+    test = latest_run(config).part("test").sort_values("age")
+    test = test.iloc[[round((number + 0.5) / shown * len(test)) for number in range(shown)]]
+    drawn, axes = plt.subplots(1, shown, figsize=(12.5, 2.1), layout="constrained")
+    for ax, row in zip(axes, test.to_dict("records"), strict=True):
+        ax.imshow(open_picture(faces_folder(config) / row["name"]))
+        ax.set_title(f"{row['prediction']:.0f} years\n({row['lower_90']:.0f} to {row['upper_90']:.0f})", fontsize=11)
+        ax.set(xticks=[], yticks=[], xlabel=f"drawn as {row['age']}")
+    return drawn
+
+
 def figures(name: str = FIGURE) -> dict[str, Figure]:
-    """The README's figures by the names of their files in docs/."""
+    """The figures of README and docs/ by the names of their files."""
     import matplotlib.pyplot as plt
 
     from agehelpers import plots
@@ -166,14 +194,15 @@ def figures(name: str = FIGURE) -> dict[str, Figure]:
     shown.suptitle(f"Record {name}: test pictures of UTKFace; {record.settings['backbone']}, {start}")
     ours = comparison.summary(planned_records(), labels)
     ours = ours[ours["family"] != "laptop_packaged"]
-    return {"results": shown, "published": plots.published_comparison(ours, comparison.published(), label)}
+    return {"faces": strip(), "results": shown,
+            "published": plots.published_comparison(ours, comparison.published(), label)}
 
 
 def update(root: Path) -> None:
-    """Write the README's blocks, docs/ (figures and the page of subgroups), the model card, the suspected labels."""
-    texts = {root / "README.md": updated((root / "README.md").read_text()),
-             PACKAGED.with_name("README.md"): model_card(), root / "docs" / "error_by_subgroup.md": subgroup_page(),
-             root / "data" / "suspected_labels.csv": suspected_labels().to_csv(index=False)}
+    """Write the blocks of README and docs/, figures and page of subgroups, the model card, the suspected labels."""
+    texts = {root / page: updated((root / page).read_text(), names) for page, names in PAGES.items()}
+    texts |= {PACKAGED.with_name("README.md"): model_card(), root / "docs" / "error_by_subgroup.md": subgroup_page(),
+              root / "data" / "suspected_labels.csv": suspected_labels().to_csv(index=False)}
     for name, figure in figures().items():
         part = paths.temporary_beside(root / "docs" / f"{name}.png")
         figure.savefig(part, format="png", dpi=110)

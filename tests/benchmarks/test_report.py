@@ -1,4 +1,4 @@
-"""README's benchmark block and figure say what the committed records hold, and those reach their aims."""
+"""The block and figure of docs/benchmark.md say what the committed records hold, and those reach their aims."""
 
 import json
 import shutil
@@ -22,10 +22,10 @@ def report(monkeypatch):
     return report
 
 
-def test_the_readme_is_what_the_benchmark_records_say(report):
+def test_the_page_is_what_the_benchmark_records_say(report):
     from tools.readme import with_block
 
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "benchmark.md").read_text()
     assert with_block(text, report.block(), report.BEGIN, report.END) == text
     configs = [json.loads(file.read_text()) for file in report.RECORDS.glob("*/config.json")]
     assert len(configs) == 5 and not any(config["quick"] for config in configs)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import jinja2
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -14,35 +15,40 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_every_generated_file_is_written(tmp_path, monkeypatch):
-    for name in ("data/utkface_labels.csv", "data/published.csv", "README.md"):
+    for name in ("data/utkface_labels.csv", "data/published.csv", *readme.PAGES):
         target = tmp_path / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(exist_ok=True, parents=True)
         shutil.copyfile(ROOT / name, target)
     monkeypatch.setenv("AGEHELPERS_RECORDS", str(ROOT / "data" / "records"))
     monkeypatch.setenv("AGEHELPERS_HOME", str(tmp_path))
     monkeypatch.setattr(readme, "PACKAGED", tmp_path / "weights" / "laptop.safetensors")
     made = {name: f"{name} as made\n" for name in (
-        "results_block", "start_block", "ablation_block", "intervals_block", "model_card", "subgroup_page")}
+        "headline_block", "results_block", "start_block", "ablation_block", "intervals_block", "model_card",
+        "subgroup_page")}
     made["suspected_labels"] = pd.DataFrame({"name": ["a.jpg"]})
     for name, value in made.items():  # that these are right is compared with the committed files elsewhere
         monkeypatch.setattr(readme, name, lambda value=value: value)
-    stale = (tmp_path / "README.md").read_text()
-    for name in readme.BLOCKS:
-        stale = readme.with_block(stale, "old", readme.marker(name), readme.marker(name, end=True))
-    (tmp_path / "README.md").write_text(stale)
+    stale = {}
+    for page, names in readme.PAGES.items():
+        stale[page] = (tmp_path / page).read_text()
+        for name in names:
+            stale[page] = readme.with_block(stale[page], "old", readme.marker(name), readme.marker(name, end=True))
+        (tmp_path / page).write_text(stale[page])
+    monkeypatch.setattr(readme, "strip", plt.figure)  # trains
     readme.update(tmp_path)
-    fresh = (tmp_path / "README.md").read_text()
-    for name in readme.BLOCKS:
-        begin, end = readme.marker(name), readme.marker(name, end=True)
-        assert f"{begin}\n\nold\n\n{end}" in stale
-        assert f"{begin}\n\n{made[f'{name}_block'].strip()}\n\n{end}" in fresh
+    for page, names in readme.PAGES.items():
+        fresh = (tmp_path / page).read_text()
+        for name in names:
+            begin, end = readme.marker(name), readme.marker(name, end=True)
+            assert f"{begin}\n\nold\n\n{end}" in stale[page]
+            assert f"{begin}\n\n{made[f'{name}_block'].strip()}\n\n{end}" in fresh
     assert (tmp_path / "docs" / "error_by_subgroup.md").read_text() == made["subgroup_page"]
     assert (tmp_path / "weights" / "README.md").read_text() == made["model_card"]
     assert (tmp_path / "data" / "suspected_labels.csv").read_text() == "name\na.jpg\n"
     written = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
-    assert written == {"README.md", "docs/error_by_subgroup.md", "docs/results.png", "docs/published.png",
-                       "weights/README.md", "data/suspected_labels.csv", "data/utkface_labels.csv",
-                       "data/published.csv"}
+    assert written == {*readme.PAGES, "docs/error_by_subgroup.md", "docs/faces.png", "docs/results.png",
+                       "docs/published.png", "weights/README.md", "data/suspected_labels.csv",
+                       "data/utkface_labels.csv", "data/published.csv"}
     for name in ("results", "published"):
         assert (tmp_path / "docs" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -72,6 +78,6 @@ def test_a_template_with_an_unknown_name_is_an_error():
         readme.render("ablation")
 
 
-def test_a_readme_without_markers_is_refused():
+def test_a_page_without_markers_is_refused():
     with pytest.raises(ValueError, match="lacks the markers"):
         readme.with_block("no markers", "", "<!-- begin -->", "<!-- end -->")
