@@ -23,6 +23,7 @@ html_title = project
 html_static_path, html_css_files = ["static"], ["site.css"]
 html_extra_path = ["static/index.html"]  # of the site's root: leads to docs/index.html
 html_theme_options = {
+    "repository_branch": "main",
     "use_download_button": True,
     "navbar_persistent": [],
     "path_to_docs": "",

@@ -102,6 +102,26 @@ def test_at_least_eight_numeric_outputs_are_compared(notebook):
     assert len(compared) >= 8
 
 
+def test_exercises_have_folded_solutions(notebook):
+    if notebook.file.stem[:2] in ("01", "02", "03", "04"):
+        return
+    asked = next(notebook.source(cell) for cell in notebook.cells if "## Exercises" in notebook.source(cell))
+    solutions = [cell for cell in notebook.code if "hide-cell" in notebook.tags(cell)]
+    assert len(re.findall(r"^\d\. ", asked, re.M)) == len(solutions) in (2, 3)
+    for number, cell in enumerate(solutions, 1):  # each is folded, runs, and shows something
+        assert notebook.source(cell).startswith(f"# {number}. ") and notebook.text(cell)
+        assert cell["metadata"]["jupyter"]["source_hidden"]
+
+
+def test_findings_are_said_in_bold_and_made_from_tables(notebook):
+    if notebook.file.stem[:2] in ("01", "02", "03", "04"):
+        return
+    said = ["".join(output["data"].get("text/markdown", "")) for cell in notebook.code for output in cell["outputs"]
+            if "data" in output]
+    said = [text for text in said if text]
+    assert len(said) >= 5 and all(re.fullmatch(r"\*\*.*\d.*\*\*", text) for text in said)
+
+
 def test_only_known_tags_and_the_standard_kernel(notebook):
-    assert {tag for cell in notebook.cells for tag in notebook.tags(cell)} <= {"parameters", IGNORED}
+    assert {tag for cell in notebook.cells for tag in notebook.tags(cell)} <= {"parameters", IGNORED, "hide-cell"}
     assert notebook.json["metadata"]["kernelspec"]["name"] == "python3"
