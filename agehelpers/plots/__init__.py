@@ -3,7 +3,7 @@
 `ax`: Axes to draw on; None makes a figure of a fitting size. Ages and errors are in years.
 """
 
-from agehelpers.plots.data import age_histogram, ages_by, counts_heat_map, digits, face_grid, saliency_grid
+from agehelpers.plots.data import age_pyramid, ages_by, counts_heat_map, digits, face_grid, saliency_grid
 from agehelpers.plots.predictions import (
     accepted_by_age,
     confusion,
@@ -19,7 +19,7 @@ from agehelpers.plots.style import ETHNICITY_COLOURS, GENDER_COLOURS, MAIN, QUIE
 from agehelpers.plots.training import effects, grid_heat_map, history_curve, learning_rate_range
 
 __all__ = [
-    "ETHNICITY_COLOURS", "GENDER_COLOURS", "MAIN", "QUIET", "SECOND", "accepted_by_age", "age_histogram", "ages_by",
+    "ETHNICITY_COLOURS", "GENDER_COLOURS", "MAIN", "QUIET", "SECOND", "accepted_by_age", "age_pyramid", "ages_by",
     "confusion", "counts_heat_map", "cs_curves", "digits", "effects", "error_by_subgroup", "face_grid", "forest",
     "grid_heat_map", "history_curve", "intervals", "learning_rate_range", "precision_recall", "predicted_against_true",
     "published_comparison", "risk_coverage", "saliency_grid"]

@@ -64,38 +64,31 @@ def digits(shares: dict[str, pd.Series], ax: Axes | None = None) -> Axes:
     return style.finish(ax, percent="y", xlabel="last digit of the age, 23 to 62 years", ylabel="share of pictures")
 
 
-def age_histogram(labels: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Pictures of each age, one bar a year; multiples of five in the second colour, the median dashed."""
-    ax = style.styled(ax, 9.0, 4.0)
-    ages = labels["age"].dropna().astype(int)
-    counts = ages.value_counts()
-    for fives, colour, name in ((False, style.MAIN, "other ages"), (True, style.SECOND, "multiples of five")):
-        chosen = counts[(counts.index % 5 == 0) == fives]
-        ax.bar(chosen.index, chosen, width=0.85, color=colour, label=name)
-    style.reference_lines(ax, [(float(ages.median()), f"median, {ages.median():g} years")], vertical=True)
-    return style.finish(ax, xlabel="age (years)", ylabel=f"pictures (n = {len(ages):,})")
+def age_pyramid(labels: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Pictures of each age, one bar a year: the first gender to the left, the second to the right."""
+    ax = style.styled(ax, 8.0, 5.0)
+    for side, (name, colour) in zip((-1, 1), style.GENDER_COLOURS.items(), strict=True):
+        counts = labels.loc[labels["gender"] == name, "age"].dropna().astype(int).value_counts()
+        ax.barh(counts.index, side * counts, height=0.85, color=colour, label=f"{name} (n = {counts.sum():,})")
+    ax.axvline(0, color="white", linewidth=1)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+    return style.finish(ax, "upper right", xlabel="pictures", ylabel="age (years)", ylim=(0, None))
 
 
-def ages_by(labels: pd.DataFrame, key: str, kind: str = "box", ax: Axes | None = None) -> Axes:
-    """Ages by `key` ("gender" or "ethnicity") as boxes or violins, each subgroup's size in its name.
+def ages_by(labels: pd.DataFrame, key: str, ax: Axes | None = None) -> Axes:
+    """Ages by `key` ("gender" or "ethnicity") as violins, each subgroup's size in its name.
 
-    Boxes hold the middle half, whiskers reach to the last picture within 1.5 box lengths; in a violin the bar is the
-    middle half and the dot the median.
+    The bar is the middle half, the dot the median.
     """
     colours = {"gender": style.GENDER_COLOURS, "ethnicity": style.ETHNICITY_COLOURS}[key]
     ages = {name: rows.to_numpy(float) for name in colours if len(rows := labels.loc[labels[key] == name, "age"])}
     ax = style.styled(ax, 8.0, 1.2 + 0.6 * len(ages))
     places = range(1, len(ages) + 1)
-    if kind == "box":
-        bodies = ax.boxplot(list(ages.values()), orientation="horizontal", widths=0.6, patch_artist=True,
-                            medianprops={"color": "white", "linewidth": 2},
-                            flierprops={"marker": ".", "alpha": 0.3})["boxes"]
-    else:
-        bodies = ax.violinplot(list(ages.values()), orientation="horizontal", widths=0.85, showextrema=False)["bodies"]
-        low, median, high = np.array([np.quantile(values, [0.25, 0.5, 0.75]) for values in ages.values()]).T
-        ax.hlines(places, low, high, color="white", linewidth=6)  # a rim, to be seen on dark violins too
-        ax.hlines(places, low, high, color="0.3", linewidth=3)
-        ax.plot(median, places, "o", color="white", markeredgecolor="0.3")
+    bodies = ax.violinplot(list(ages.values()), orientation="horizontal", widths=0.85, showextrema=False)["bodies"]
+    low, median, high = np.array([np.quantile(values, [0.25, 0.5, 0.75]) for values in ages.values()]).T
+    ax.hlines(places, low, high, color="white", linewidth=6)  # a rim, to be seen on dark violins too
+    ax.hlines(places, low, high, color="0.3", linewidth=3)
+    ax.plot(median, places, "o", color="white", markeredgecolor="0.3")
     for body, name in zip(bodies, ages, strict=True):
         body.set(facecolor=colours[name], alpha=0.75, edgecolor="0.3")
     ax.set_yticks(places, [f"{name}  (n = {len(values):,})" for name, values in ages.items()])

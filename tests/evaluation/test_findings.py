@@ -37,7 +37,8 @@ def test_apart_by_hand_and_reversed():
     assert findings.apart(table, "age_band", "gender") == (
         "At 50-59 female faces are off by 8.1 years, male ones by 5.8")  # of 29 faces nothing is said
     turned = table.assign(gender=["female", "male"] * 3)
-    assert findings.apart(turned, "age_band", "gender") == "At 50-59 male faces are off by 8.1 years, female ones by 5.8"
+    assert findings.apart(turned, "age_band", "gender") == (
+        "At 50-59 male faces are off by 8.1 years, female ones by 5.8")
 
 
 def test_at_equal_ages_by_hand_and_reversed():
