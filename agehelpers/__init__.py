@@ -7,7 +7,7 @@ The way of the data, one room a step (each imports only from those above it):
     methods     METHODS, build_model, AgeEstimationModel: backbone + head -> ages
     training    train, run, latest_run, load_record: loop, checkpoints, a run and its record, grid
     evaluation  errors, bootstrap, subgroups, intervals, age_limits, ...: predictions -> tables
-    photos      predict_crops, PACKAGED: pictures -> ages
+    photos      Estimator: photos, or crops of faces -> ages
     plots       tables -> figures
 
 The names below are the public interface, imported on first use: ``from agehelpers import load_config, prepare_faces``.
@@ -37,8 +37,7 @@ _WHERE = {
     "training.checkpoints": ("load_model",),
     "training.records": ("Record", "load_record", "read_record"),
     "training.runs": ("latest_run", "run", "run_folder", "train_faces"),
-    "photos.predict": ("PACKAGED", "predict_crops"),
-    "photos.estimator": ("Estimator",),
+    "photos.estimator": ("PACKAGED", "Estimator"),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = ["__version__", *_MODULE]

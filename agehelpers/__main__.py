@@ -174,8 +174,7 @@ def _predict(options: argparse.Namespace) -> int:
     import pandas as pd
 
     from agehelpers.photos import batch
-    from agehelpers.photos.estimator import Estimator
-    from agehelpers.photos.predict import PACKAGED
+    from agehelpers.photos.estimator import PACKAGED, Estimator
     from agehelpers.training.progress import progress_bar
 
     if options.out:

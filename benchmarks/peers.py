@@ -23,7 +23,7 @@ from agehelpers import paths
 from agehelpers.data.labels import utkface_labels
 from agehelpers.data.splits import make_split, split_hash
 from agehelpers.devices import hardware
-from agehelpers.photos.predict import PACKAGED
+from agehelpers.photos.estimator import PACKAGED
 from agehelpers.training.checkpoints import load_checkpoint
 
 HERE = Path(__file__).resolve().parent

@@ -17,7 +17,7 @@ from agehelpers.config import PROFILES
 from agehelpers.data.labels import utkface_labels
 from agehelpers.data.splits import make_split, split_hash
 from agehelpers.evaluation.intervals import expected_coverage
-from agehelpers.photos.predict import PACKAGED
+from agehelpers.photos.estimator import PACKAGED
 from agehelpers.training.grid import SEARCHED
 from agehelpers.training.records import load_record, read_record
 from tools import plan, readme

@@ -17,7 +17,7 @@ from agehelpers.config import config_from_dict
 from agehelpers.data.drawn import draw_faces
 from agehelpers.data.labels import read_labels
 from agehelpers.data.splits import coral_list, make_split
-from agehelpers.photos.predict import PACKAGED, predict_crops
+from agehelpers.photos.estimator import Estimator
 from agehelpers.training.records import read_record, same_settings
 from tools import split_lists
 
@@ -78,6 +78,6 @@ def test_the_packaged_weights_and_the_drawn_faces(tmp_path):
     drawn = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in BEFORE["drawn"]}
     assert drawn == BEFORE["drawn"]
     expected = BEFORE["packaged"]
-    found = predict_crops(PACKAGED, [folder / name for name in expected["file"]]).to_dict("list")
+    found = Estimator()([folder / name for name in expected["file"]], cropped=True).to_dict("list")
     for key in expected.keys() - {"file"}:
         assert found[key] == pytest.approx(expected[key], abs=0.051), key  # another processor rounds otherwise

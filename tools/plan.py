@@ -18,7 +18,7 @@ import torch
 from agehelpers import paths
 from agehelpers.config import Config, load_config
 from agehelpers.data.faces import PARTS, prepare_faces
-from agehelpers.photos.predict import PACKAGED
+from agehelpers.photos.estimator import PACKAGED
 from agehelpers.training import grid
 from agehelpers.training.calibration import interval_facts
 from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint, slim_tensors
@@ -197,7 +197,7 @@ def make_all(everything: bool = False, only: Sequence[str] = (), say: Callable[[
 def package(config: Config, target: Path) -> Path:
     """Weights of the finished run of `config` in half precision at `target`, and a run folder with their own record.
 
-    They are loaded back and predict calibration and test as `predict_crops` computes: intervals and record are theirs,
+    They are loaded back and predict calibration and test as `Estimator` computes: intervals and record are theirs,
     not those of the run. FileNotFoundError where the run is not finished, FileExistsError where `target` holds other
     weights.
     """

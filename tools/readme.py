@@ -23,7 +23,7 @@ from agehelpers.evaluation import comparison, label_quality
 from agehelpers.evaluation.errors import balanced_mae, bias, cs, running_median
 from agehelpers.evaluation.intervals import coverage
 from agehelpers.evaluation.subgroups import by_subgroup, citable
-from agehelpers.photos.predict import PACKAGED
+from agehelpers.photos.estimator import PACKAGED
 from agehelpers.training.records import Record, read_record
 from agehelpers.training.runs import latest_run
 from tools import ablation

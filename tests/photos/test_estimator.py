@@ -10,7 +10,6 @@ from agehelpers.data.decoder import PictureError
 from agehelpers.photos.align import Aligner, Placement, cut, save_aligner
 from agehelpers.photos.estimator import Estimator
 from agehelpers.photos.find import Found
-from agehelpers.photos.predict import predict_crops
 from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
 
 PLACES = [Placement(70 + 60j, 40 + 0j), Placement(200 + 90j, 50j), Placement(20 + 20j, 12 + 0j)]
@@ -51,17 +50,6 @@ def test_a_row_a_face(estimator, photo):
     assert (seen["lower_90"] <= seen["prediction"]).all() and (seen["prediction"] <= seen["upper_90"]).all()
     upright = estimator(np.rot90(photo[40:140, 150:250]).copy(), cropped=True)
     assert upright["prediction"].item() == pytest.approx(table["prediction"][1], abs=0.5)  # turned, and back
-
-
-def test_a_crop_is_predicted_as_by_predict_crops(estimator, faces, tmp_path):
-    files = [tmp_path / f"{n}.png" for n in range(3)]
-    for n, (file, size) in enumerate(zip(files, ((200, 200), (200, 240), (90, 80)), strict=True)):
-        rng = np.random.default_rng(n)
-        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize(size).save(file)
-    ours, theirs = estimator(files, cropped=True), predict_crops(estimator.checkpoint, files)
-    assert ours["photo"].tolist() == theirs["file"].tolist()
-    columns = ["prediction", "spread", "lower_80", "upper_95"]
-    assert np.abs(ours[columns].to_numpy() - theirs[columns].to_numpy()).max() < 0.011
 
 
 def test_every_kind_of_photo_is_taken(estimator, photo, tmp_path):

@@ -12,7 +12,7 @@ from agehelpers.config import load_config
 from agehelpers.data.bands import age_band, age_prior, balanced_mean
 from agehelpers.data.faces import PARTS, SELECTION, prepare_faces
 from agehelpers.methods.heads import DistributionHead, RegressionHead
-from agehelpers.photos.predict import predict_crops
+from agehelpers.photos.estimator import Estimator
 from agehelpers.training import decoding, runs
 from agehelpers.training.checkpoints import load_checkpoint, load_model
 from agehelpers.training.decoding import choose_decoding
@@ -138,7 +138,7 @@ def test_the_decoding_goes_with_the_weights(balancing, trained, balanced, faces)
     again = pd.concat([runs.predictions_of(model, whole, part) for part in PARTS], ignore_index=True)
     pd.testing.assert_frame_equal(again, record.predictions[list(again)], check_exact=True)
     test = record.part("test")
-    found = predict_crops(balanced / "best.safetensors", [faces / name for name in test["name"]])
+    found = Estimator(balanced / "best.safetensors")([faces / name for name in test["name"]], cropped=True)
     assert "plain" not in found  # a person has one age
     assert np.abs(found["prediction"].to_numpy() - test["prediction"].to_numpy()).max() < 0.0511
 

@@ -1,4 +1,4 @@
-"""Ages of crops: what the checkpoint says of them, and errors that name the file."""
+"""Ages of crops: what the checkpoint says of them, and rows that say what is wrong with a file."""
 
 import io
 import subprocess
@@ -9,10 +9,15 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from agehelpers.data.decoder import PictureError
-from agehelpers.photos.predict import PACKAGED, predict_crops
+from agehelpers.photos.estimator import PACKAGED, Estimator
 from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
 from agehelpers.training.records import read_record
+
+
+def predicted(checkpoint, files):
+    """The table of crops without what only photos have."""
+    table = Estimator(checkpoint)(files, cropped=True)
+    return table.drop(columns=["face", "x", "y", "side", "turn"])
 
 
 @pytest.fixture
@@ -28,9 +33,9 @@ def crop(trained, faces):
 
 def test_predictions_are_those_of_the_record(trained, best, faces):
     record = read_record(trained).part("test")
-    found = predict_crops(best, [faces / name for name in record["name"]])
-    assert list(found) == ["file", *record.columns[5:]]  # prediction, spread, lower_80, upper_80, ...
-    assert found["file"].tolist() == [str(faces / name) for name in record["name"]]
+    found = predicted(best, [faces / name for name in record["name"]])
+    assert list(found) == ["photo", "reason", *record.columns[5:]]  # prediction, spread, lower_80, upper_80, ...
+    assert found["photo"].tolist() == [str(faces / name) for name in record["name"]]
     difference = found[["prediction", "spread"]].to_numpy() - record[["prediction", "spread"]].to_numpy()
     assert np.abs(difference).max() < 0.0511  # one decimal is shown
     ends = list(record.columns[7:])
@@ -40,12 +45,12 @@ def test_predictions_are_those_of_the_record(trained, best, faces):
 def test_a_prediction_does_not_depend_on_the_others(best, crop, faces):
     several = [*sorted(faces.glob("*.jpg.chip.jpg"))[20:24], crop]
     several = [file for file in several if file.stat().st_size > 1000]
-    alone = predict_crops(best, [crop])
-    assert predict_crops(best, several).tail(1).reset_index(drop=True).equals(alone)
+    alone = predicted(best, [crop])
+    assert predicted(best, several).tail(1).reset_index(drop=True).equals(alone)
 
 
 def test_the_packaged_weights_are_calibrated(crop):
-    found = predict_crops(PACKAGED, [crop]).iloc[0]
+    found = predicted(PACKAGED, [crop]).iloc[0]
     assert 0 <= found["lower_95"] <= found["lower_90"] <= found["prediction"] <= found["upper_90"] < 120
     reach = load_checkpoint(PACKAGED)[1]["intervals"]["80"]
     assert found["upper_80"] - found["prediction"] == pytest.approx(found["spread"] * reach, abs=0.011)
@@ -55,7 +60,7 @@ def test_a_checkpoint_without_calibration_gives_no_intervals(best, crop, tmp_pat
     tensors, state = load_checkpoint(best)
     del state["intervals"]
     save_checkpoint(tmp_path / "plain.safetensors", tensors, state)
-    assert list(predict_crops(tmp_path / "plain.safetensors", [crop])) == ["file", "prediction", "spread"]
+    assert list(predicted(tmp_path / "plain.safetensors", [crop])) == ["photo", "reason", "prediction", "spread"]
 
 
 def test_a_checkpoint_made_on_a_gpu_predicts_on_a_cpu_in_single_precision(best, crop, tmp_path, monkeypatch):
@@ -63,7 +68,7 @@ def test_a_checkpoint_made_on_a_gpu_predicts_on_a_cpu_in_single_precision(best, 
     state["config"] |= {"device": "cuda", "precision": "fp16"}
     save_checkpoint(tmp_path / "gpu.safetensors", tensors, state)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    pd.testing.assert_frame_equal(predict_crops(tmp_path / "gpu.safetensors", [crop]), predict_crops(best, [crop]))
+    pd.testing.assert_frame_equal(predicted(tmp_path / "gpu.safetensors", [crop]), predicted(best, [crop]))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -77,11 +82,11 @@ def test_a_picture_that_lies_on_its_side_is_turned(best, crop, tmp_path, orienta
     tag[ExifTags.Base.Orientation] = orientation
     upright.save(tmp_path / "upright.png")
     lying.save(tmp_path / "lying.png", exif=tag)
-    found = predict_crops(best, [tmp_path / "upright.png", tmp_path / "lying.png"]).drop(columns="file")
+    found = predicted(best, [tmp_path / "upright.png", tmp_path / "lying.png"]).drop(columns="photo")
     assert found.loc[0].equals(found.loc[1])
     if orientation in (3, 4, 6):  # where the tag is not said, the picture is another one
         lying.save(tmp_path / "untagged.png")
-        assert not predict_crops(best, [tmp_path / "untagged.png"]).drop(columns="file").loc[0].equals(found.loc[0])
+        assert not predicted(best, [tmp_path / "untagged.png"]).drop(columns="photo").loc[0].equals(found.loc[0])
 
 
 def encoded(picture: Image.Image, kind: str) -> bytes:
@@ -112,14 +117,14 @@ def test_what_is_no_crop_is_an_error_that_names_the_file(kind, best, crop, tmp_p
     content, reason = BAD[kind]
     file = tmp_path / "face.jpg"
     file.write_bytes(content)
-    with pytest.raises(PictureError, match=reason) as caught:
-        predict_crops(best, [crop, file])
-    assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
+    found = predicted(best, [crop, file])
+    assert found["reason"][0] == "" and found["prediction"].notna().tolist() == [True, False]  # the good one is kept
+    said = found["reason"][1]
+    assert reason in said and said.startswith(f"{file}: ") and "\n" not in said
 
 
 def test_a_missing_file_and_a_folder_are_named(best, tmp_path):
     for file, reason in ((tmp_path / "none.jpg", "no such picture"), (tmp_path, "a folder, not a picture")):
-        with pytest.raises(PictureError, match=f"{file}: {reason}"):
-            predict_crops(best, [file])
+        assert predicted(best, [file])["reason"].item().startswith(f"{file}: {reason}")
     with pytest.raises(FileNotFoundError, match="none.safetensors: no such checkpoint"):
-        predict_crops(tmp_path / "none.safetensors", [tmp_path / "none.jpg"])
+        predicted(tmp_path / "none.safetensors", [tmp_path / "none.jpg"])
