@@ -56,7 +56,7 @@ lock: .env-stamp
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else \
 		f"Python 3.11 or later is needed, {v.major}.{v.minor} was found: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,download,pretrained,photos,test,site]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,download,pretrained,photos,export,test,site]'
 	touch $@
 
 clean:

@@ -38,6 +38,7 @@ _WHERE = {
     "training.records": ("Record", "load_record", "read_record"),
     "training.runs": ("latest_run", "run", "run_folder", "train_faces"),
     "photos.estimator": ("PACKAGED", "Estimator"),
+    "photos.onnx": ("OnnxEstimator",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = ["__version__", *_MODULE]

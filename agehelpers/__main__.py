@@ -57,7 +57,11 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--crops", action="store_true", help="the pictures are faces cropped as UTKFace's already")
     predict.add_argument("--out", type=Path, help="write the table to this .csv or .json, too")
     predict.add_argument("--annotate", type=Path, metavar="FOLDER", help="draw squares and ages into copies there")
-    predict.add_argument("--checkpoint", type=Path, help="best.safetensors of a run; default: the packaged weights")
+    predict.add_argument("--checkpoint", type=Path,
+                         help="best.safetensors of a run, or a folder of `export`; default: the packaged weights")
+    export = commands.add_parser("export", help="the networks as ONNX files, which are read without PyTorch")
+    export.add_argument("--checkpoint", type=Path, help="best.safetensors of a run; default: the packaged weights")
+    export.add_argument("--out", type=Path, required=True, help="folder for age.onnx and aligner.onnx")
     return main
 
 
@@ -174,12 +178,19 @@ def _predict(options: argparse.Namespace) -> int:
     import pandas as pd
 
     from agehelpers.photos import batch
-    from agehelpers.photos.estimator import PACKAGED, Estimator
+    from agehelpers.photos.onnx import OnnxEstimator
+    from agehelpers.photos.reader import PhotoReader
     from agehelpers.training.progress import progress_bar
 
     if options.out:
         batch.check_table_name(options.out)
-    files, estimator = batch.photo_files(options.photos), Estimator(options.checkpoint or PACKAGED)
+    files = batch.photo_files(options.photos)
+    if options.checkpoint and options.checkpoint.is_dir():
+        estimator: PhotoReader = OnnxEstimator(options.checkpoint)
+    else:
+        from agehelpers.photos.estimator import PACKAGED, Estimator
+
+        estimator = Estimator(options.checkpoint or PACKAGED)
     tables: list[pd.DataFrame] = []
     try:
         with progress_bar(len(files)) as bar:
@@ -197,8 +208,17 @@ def _predict(options: argparse.Namespace) -> int:
     return int((found["face"].isna() & (found["reason"] != "no face found")).any())  # 1: a file could not be read
 
 
+def _export(options: argparse.Namespace) -> int:
+    from agehelpers.photos.estimator import PACKAGED
+    from agehelpers.photos.onnx import export
+
+    for file in export(options.checkpoint or PACKAGED, options.out):
+        print(f"{paths.relative(file)}: {file.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
 COMMANDS = {"index": _index, "download": _download, "train": _train, "grid": _grid, "methods": _methods,
-            "predict": _predict}
+            "predict": _predict, "export": _export}
 
 if __name__ == "__main__":
     sys.exit(main())

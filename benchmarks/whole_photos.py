@@ -27,7 +27,7 @@ from agehelpers.config import load_config
 from agehelpers.data.decoder import open_picture
 from agehelpers.devices import hardware
 from agehelpers.photos import find
-from agehelpers.photos.align import Placement
+from agehelpers.photos.placement import Placement
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("plain", "photograph", "several faces")

@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional as F
 
 from agehelpers.config import Config
+from agehelpers.data.whole import MEAN, STD, whole_arrays
 from agehelpers.devices import to_device
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
 STREAM = 2  # of the random numbers; raised when a picture becomes something else under the same seed
 NUMBERS = 12  # uniform random numbers that a picture takes
 
@@ -121,7 +121,7 @@ def augment_batched(pixels: torch.Tensor, change: Augmentation, size: int) -> to
 
 def whole_pictures(pixels: np.ndarray, size: int) -> torch.Tensor:
     """uint8 [B, S, S, 3] as a network sees them unchanged: float32 [B, 3, size, size], normalised."""
-    return augment_cpu(pixels, no_augmentation(len(pixels)), size)
+    return torch.from_numpy(whole_arrays(pixels, size)).permute(0, 3, 1, 2)
 
 
 def erase(images: torch.Tensor, change: Augmentation) -> torch.Tensor:

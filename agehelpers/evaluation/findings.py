@@ -35,7 +35,7 @@ def ends(by_age: pd.DataFrame) -> str:
 
 def largest_error(table: pd.DataFrame) -> str:
     """The subgroup with the largest error, and the one with the smallest, of a table of `by_subgroup`."""
-    first, last = (table.loc[place] for place in (table["mae"].idxmax(), table["mae"].idxmin()))
+    first, last = table.iloc[table["mae"].argmax()], table.iloc[table["mae"].argmin()]
     return (f"The error is largest at {first.iloc[0]} ({first['mae']:.1f} years), "
             f"smallest at {last.iloc[0]} ({last['mae']:.1f})")
 
@@ -43,11 +43,9 @@ def largest_error(table: pd.DataFrame) -> str:
 def apart(table: pd.DataFrame, within: str, groups: str) -> str:
     """Where the errors of two groups differ most, of `by_subgroup(..., within, groups)`; cells of 30 faces or more."""
     wide = table[table["n"] >= 30].pivot(index=within, columns=groups, values="mae").dropna()
-    first, second = wide.columns
-    at = (wide[first] - wide[second]).abs().idxmax()
-    worse, better = (first, second) if wide.loc[at, first] > wide.loc[at, second] else (second, first)
-    years = wide.loc[at].round(1)
-    return f"At {at} {worse} faces are off by {years[worse]} years, {better} ones by {years[better]}"
+    years = wide.iloc[(wide.iloc[:, 0] - wide.iloc[:, 1]).abs().argmax()].sort_values()
+    return (f"At {years.name} {years.index[1]} faces are off by {years.iloc[1]:.1f} years, "
+            f"{years.index[0]} ones by {years.iloc[0]:.1f}")
 
 
 def at_equal_ages(table: pd.DataFrame, groups: str) -> str:
@@ -66,7 +64,7 @@ def pull(slope: ConfidenceInterval) -> str:
 
 def straightened(changes: pd.DataFrame) -> str:
     """What a correction of the pull changes, by a table of `shrinkage.correction` with `measure` as its index."""
-    bias, mae = changes.loc["bias from 60 on"], changes.loc["MAE"]
+    bias, mae = (changes.loc[name].to_dict() for name in ("bias from 60 on", "MAE"))
     old = "shrinks" if abs(bias["corrected"]) < abs(bias["plain"]) else "grows"
     error = direction(mae["low"], mae["high"], "falls", "grows", "stays")
     return (f"Corrected, the bias from 60 years on {old} from {bias['plain']:+.1f} to {bias['corrected']:+.1f} years, "
@@ -75,7 +73,7 @@ def straightened(changes: pd.DataFrame) -> str:
 
 def promise(overall: pd.Series, by_age: pd.DataFrame) -> str:
     """What a level promises and whom it fails most, by rows of `intervals.coverage`: all, and by age band."""
-    level, least = overall["level"], by_age.loc[by_age["coverage"].idxmin()]
+    level, least = overall["level"], by_age.iloc[by_age["coverage"].argmin()]
     fails = "it fails no age band" if least["high"] >= level else (
         f"at {least['age_band']} it holds only {least['coverage']:.0%} ({least['low']:.0%} to {least['high']:.0%})")
     return f"The {level:.0%} interval holds {overall['coverage']:.1%} of all labels; {fails}"

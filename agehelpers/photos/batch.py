@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from agehelpers import paths
 from agehelpers.data.decoder import PictureError
-from agehelpers.photos.align import Placement
-from agehelpers.photos.estimator import Estimator
+from agehelpers.photos.placement import Placement
+from agehelpers.photos.reader import PhotoReader
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 COLOUR = "#ffd400"
@@ -36,7 +36,7 @@ def photo_files(named: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def predict_photos(estimator: Estimator, files: Sequence[Path], cropped: bool = False, annotated: Path | None = None
+def predict_photos(estimator: PhotoReader, files: Sequence[Path], cropped: bool = False, annotated: Path | None = None
                    ) -> Iterator[pd.DataFrame]:
     """The table of each file in turn, crops 64 at once; with `annotated`, photos with faces are drawn there."""
     at_once = 64 if cropped else 1

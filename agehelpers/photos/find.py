@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agehelpers.photos.align import Placement
+from agehelpers.photos.placement import Placement
 
 LONGEST, LONGEST_TURNED = 4000, 2000  # pixels; larger copies of a photo are searched smaller
 TURNS = (0, -30, 30)  # degrees by which copies of the photo are turned; the detector finds faces up to about 20 off

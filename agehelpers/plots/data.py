@@ -84,7 +84,7 @@ def ages_by(labels: pd.DataFrame, key: str, ax: Axes | None = None) -> Axes:
     ages = {name: rows.to_numpy(float) for name in colours if len(rows := labels.loc[labels[key] == name, "age"])}
     ax = style.styled(ax, 8.0, 1.2 + 0.6 * len(ages))
     places = range(1, len(ages) + 1)
-    bodies = ax.violinplot(list(ages.values()), orientation="horizontal", widths=0.85, showextrema=False)["bodies"]
+    bodies: Any = ax.violinplot(list(ages.values()), orientation="horizontal", widths=0.85, showextrema=False)["bodies"]
     low, median, high = np.array([np.quantile(values, [0.25, 0.5, 0.75]) for values in ages.values()]).T
     ax.hlines(places, low, high, color="white", linewidth=6)  # a rim, to be seen on dark violins too
     ax.hlines(places, low, high, color="0.3", linewidth=3)

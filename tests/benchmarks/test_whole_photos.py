@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from agehelpers.photos.align import cut
+from agehelpers.photos.placement import cut
 
 
 @pytest.fixture

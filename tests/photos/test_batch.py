@@ -10,8 +10,9 @@ from PIL import Image
 
 from agehelpers.__main__ import main
 from agehelpers.photos import batch, estimator
-from agehelpers.photos.align import Aligner, Placement, save_aligner
+from agehelpers.photos.align import Aligner, save_aligner
 from agehelpers.photos.find import Found
+from agehelpers.photos.placement import Placement
 
 
 @pytest.fixture

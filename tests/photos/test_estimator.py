@@ -7,9 +7,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from agehelpers.data.decoder import PictureError
-from agehelpers.photos.align import Aligner, Placement, cut, save_aligner
+from agehelpers.photos.align import Aligner, save_aligner
 from agehelpers.photos.estimator import Estimator
 from agehelpers.photos.find import Found
+from agehelpers.photos.placement import Placement, cut
 from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
 
 PLACES = [Placement(70 + 60j, 40 + 0j), Placement(200 + 90j, 50j), Placement(20 + 20j, 12 + 0j)]

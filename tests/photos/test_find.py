@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from agehelpers.photos import find
-from agehelpers.photos.align import Placement
 from agehelpers.photos.find import Found
+from agehelpers.photos.placement import Placement
 
 
 class Box:
