@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TQDM_DISABLE ?= $(if $(CI),1,)
 
-.PHONY: notebooks test test-methods lab site outputs records benchmark lock clean
+.PHONY: notebooks test test-methods test-browser lab site outputs records benchmark lock clean
 
 notebooks: .env-stamp
 	mkdir -p build
@@ -26,6 +26,11 @@ test: .env-stamp
 # Every method at its full width: memorises faces, round trip through a checkpoint (about ten minutes, 10 GB of memory).
 test-methods: .env-stamp
 	AGEHELPERS_TEST_METHODS=1 AGEHELPERS_PROFILE=ci $(BIN)/pytest --quiet tests/methods/test_table.py
+
+# Notebook 09 clicked through in JupyterLab, an upload included (needs Chromium; screenshots in build/browser).
+test-browser: .env-stamp
+	$(BIN)/python -m pip install --quiet playwright
+	AGEHELPERS_TEST_BROWSER=1 AGEHELPERS_PROFILE=ci $(BIN)/pytest --quiet -W default tests/test_browser.py
 
 # Every committed record that is missing and can be made here (hours on a CPU; resumable), then README and figures.
 records: .env-stamp

@@ -137,7 +137,8 @@ def measure(scenes: range, folder: Path, test: pd.DataFrame, estimator: Estimato
 
 def made_by(estimator: Estimator) -> str:
     """Eight hex digits of what a prediction depends on: the two files of weights, and the code of the room photos."""
-    files = [estimator.checkpoint, estimator.checkpoint.with_name("aligner.safetensors"), *sorted(Path(find.__file__).parent.glob("*.py"))]
+    weights = [estimator.checkpoint, estimator.checkpoint.with_name("aligner.safetensors")]
+    files = [*weights, *sorted(Path(find.__file__).parent.glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 
