@@ -10,7 +10,7 @@ from agehelpers.photos.placement import Placement
 
 LONGEST, LONGEST_TURNED = 4000, 2000  # pixels; larger copies of a photo are searched smaller
 TURNS = (0, -30, 30)  # degrees by which copies of the photo are turned; the detector finds faces up to about 20 off
-LEAST = 0.2  # score from which a box counts; false ones are mostly below
+LEAST = -0.3  # score from which a box may be a face; what the aligner finds no rest in is left out (`reader`)
 AROUND = 1.55  # half of an aligned crop's side over half of the side of dlib's box, about; the aligner finds the rest
 
 

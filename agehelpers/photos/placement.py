@@ -59,6 +59,11 @@ def cut(picture: np.ndarray, where: Placement, side: int = SEEN) -> np.ndarray:
                           borderMode=cv2.BORDER_REPLICATE)
 
 
+def unrest(before: Placement, after: Placement) -> float:
+    """How far a further look of the aligner moves and resizes a crop, in half sides: small where it sees a face."""
+    return abs(after.centre - before.centre) / abs(before.half) + abs(after.half / before.half - 1)
+
+
 def align(look: Look, picture: np.ndarray, boxes: list[Placement], rounds: int = 2) -> list[Placement]:
     """Where in `picture`, uint8 [H, W, 3], the aligned crops of the faces in `boxes` lie; each is looked at twice."""
     for _ in range(rounds if boxes else 0):

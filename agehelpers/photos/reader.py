@@ -12,12 +12,15 @@ from PIL import Image
 from agehelpers.data.decoder import PictureError, check_not_blank, check_square, open_picture, upright_rgb
 from agehelpers.data.whole import whole_arrays
 from agehelpers.photos.find import Finder, find_faces
-from agehelpers.photos.placement import Look, Placement, align, cut
+from agehelpers.photos.placement import Look, Placement, align, cut, unrest
 from agehelpers.training.calibration import attach_known
 
 Source = Path | str | Image.Image | np.ndarray
 SMALLEST = 40.0  # pixels; a face whose aligned crop is less wide is too small to tell an age
 AT_ONCE = 64  # crops in a batch
+# Chosen on 90 scenes made of validation pictures: of 126 faces 123 stay, of 34 false squares 7. They are for dlib's
+# scores; another detector's below SURE are checked alike.
+SURE, RESTLESS = 0.5, 0.08
 
 
 class PhotoReader:
@@ -100,11 +103,19 @@ class PhotoReader:
             raise PictureError("the picture", "damaged: cannot be decoded", str(error)) from error
 
     def places(self, photo: np.ndarray) -> list[Placement]:
-        """Where the aligned crops of the faces of a photo lie; FileNotFoundError where there is no aligner."""
+        """Where the aligned crops of the faces of a photo lie; FileNotFoundError where there is no aligner.
+
+        Squares of which the detector is not `SURE` count if a third look of the aligner moves them by less than
+        `RESTLESS` and they are no larger than the detector's: it comes to rest on faces, seldom on anything else.
+        """
         if self.look is None:
             raise FileNotFoundError(self.no_aligner)
         with self._lock:
-            return align(self.look, photo, [face.where for face in self.find(photo)])
+            found = self.find(photo)
+            placed = align(self.look, photo, [face.where for face in found])
+            again = align(self.look, photo, placed, rounds=1)
+        return [where for face, where, third in zip(found, placed, again, strict=True)
+                if face.score >= SURE or (unrest(where, third) < RESTLESS and abs(where.half) <= abs(face.where.half))]
 
     def ages(self, crops: Sequence[np.ndarray]) -> pd.DataFrame:
         """Columns prediction, spread, lower_80, ... of aligned crops, about square, uint8 [H, W, 3] each."""

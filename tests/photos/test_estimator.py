@@ -7,6 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from agehelpers.data.decoder import PictureError
+from agehelpers.photos import reader
 from agehelpers.photos.align import Aligner, save_aligner
 from agehelpers.photos.estimator import Estimator
 from agehelpers.photos.find import Found
@@ -88,9 +89,11 @@ def test_trouble_is_a_row_with_a_reason_and_the_rest_goes_on(estimator, photo, t
         estimator.read(np.zeros((5, 5)))
 
 
-def test_batches_and_threads_change_no_prediction(estimator, photo):
+def test_batches_and_threads_change_no_prediction(estimator, photo, monkeypatch):
     crops = [cut(photo, place) for place in PLACES[:2]] * 5
-    whole, parts = estimator.ages(crops), estimator.ages(crops, batch=3)
+    whole = estimator.ages(crops)
+    monkeypatch.setattr(reader, "AT_ONCE", 3)
+    parts = estimator.ages(crops)
     assert np.allclose(whole["prediction"], parts["prediction"], atol=1e-3)
     results: list[list[float]] = []
     threads = [threading.Thread(target=lambda: results.append(estimator(photo)["prediction"].tolist()))
@@ -115,3 +118,14 @@ def test_without_an_aligner_crops_are_read_and_photos_are_not(trained, photo):
 def test_what_is_no_crop_is_a_row_with_a_reason(estimator, photo):
     found = estimator([photo, np.full((90, 90, 3), 120, np.uint8), cut(photo, PLACES[0])], cropped=True)
     assert ["square" in found["reason"][0], "blank" in found["reason"][1], found["reason"][2]] == [True, True, ""]
+
+
+@pytest.mark.parametrize("score, shift, scale, kept", [
+    (0.0, 0.0, 1.0, True), (0.0, 0.2, 1.0, False), (0.0, 0.0, 1.1, False), (0.9, 0.2, 1.0, True)])
+def test_a_doubtful_square_counts_only_where_the_aligner_comes_to_rest(estimator, photo, monkeypatch, score, shift,
+                                                                       scale, kept):
+    monkeypatch.setattr(estimator, "find", lambda picture: [Found(PLACES[0], score)])
+    placement = np.array([[[shift, 0.0], [scale, 0.0]]])  # each look moves the crop by the same, or enlarges it
+    monkeypatch.setattr(estimator, "look", lambda views: placement)
+    assert len(estimator.places(photo)) == kept
+    assert estimator(photo)["reason"].eq("no face found").any() != kept
