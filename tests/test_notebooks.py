@@ -44,7 +44,7 @@ def notebook(request) -> Notebook:
 def test_the_series_is_there():
     assert [file.stem for file in NOTEBOOKS] == [
         "01_explore_faces", "02_check_the_machinery", "03_hyperparameter_grid", "04_train", "05_error_analysis",
-        "06_why_it_errs", "07_how_sure", "09_your_photos"]
+        "06_why_it_errs", "07_how_sure", "08_methods_compared", "09_your_photos"]
 
 
 def test_begins_with_aim_and_times_then_parameters_then_the_profile(notebook):
