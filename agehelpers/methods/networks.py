@@ -1,13 +1,11 @@
-"""Networks of our own, and vision transformers made to take any size of picture."""
+"""Networks of our own, and what timm's are wrapped in."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import VisionTransformer
 
 from agehelpers.data.augmentation import MEAN, STD
 from agehelpers.devices import single_precision
@@ -93,49 +91,6 @@ def first_three_stages(resnet: nn.Module) -> nn.Module:
     """A ResNet without its classifier and its fourth stage, which at 64 px has 2 x 2 cells and most of the weights."""
     resnet.layer4, resnet.fc = nn.Identity(), nn.Identity()
     return resnet
-
-
-def resize_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
-    """Embeddings [1, 1 + N, C] of a class token and a square grid, for another grid: [1, 1 + rows * columns, C]."""
-    side = math.isqrt(positions.shape[1] - 1)
-    if (rows, columns) == (side, side):
-        return positions
-    grid = positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
-    grid = F.interpolate(grid, (rows, columns), mode="bicubic", antialias=True)
-    return torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], 1)
-
-
-def _take_stored_positions(vit: "AnySizeViT", state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Make room for the positions of a checkpoint, which may be of another picture size."""
-    stored = state.get(f"{prefix}encoder.pos_embedding")
-    if stored is not None and stored.shape != vit.encoder.pos_embedding.shape:  # or an optimiser would lose them
-        vit.encoder.pos_embedding = nn.Parameter(torch.empty_like(stored))
-
-
-class AnySizeViT(nn.Module):
-    """torchvision's vision transformer without its classifier, for pictures of any size; parameters keep their names.
-
-    Its positions are those that pictures of `image_size` need, whatever the weights brought (so a checkpoint fits), and
-    are interpolated for others. Pictures are enlarged to whole patches.
-    """
-
-    def __init__(self, vit: VisionTransformer, image_size: int) -> None:
-        super().__init__()
-        self.patch, side = vit.patch_size, math.ceil(image_size / vit.patch_size)
-        self.class_token, self.conv_proj, self.encoder = vit.class_token, vit.conv_proj, vit.encoder
-        self.encoder.pos_embedding = nn.Parameter(resize_positions(vit.encoder.pos_embedding.detach(), side, side))
-        self.register_load_state_dict_pre_hook(_take_stored_positions)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features [B, C] of pictures [B, 3, H, W]: the class token after the last layer."""
-        rows, columns = (math.ceil(side / self.patch) for side in images.shape[2:])
-        size = (rows * self.patch, columns * self.patch)
-        if images.shape[2:] != size:
-            images = F.interpolate(images, size, mode="bilinear")
-        patches = self.conv_proj(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], 1)
-        tokens = tokens + resize_positions(self.encoder.pos_embedding, rows, columns)
-        return self.encoder.ln(self.encoder.layers(self.encoder.dropout(tokens)))[:, 0]
 
 
 class Renormalised(nn.Module):
