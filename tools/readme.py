@@ -204,9 +204,8 @@ def update(root: Path) -> None:
     texts |= {PACKAGED.with_name("README.md"): model_card(), root / "docs" / "error_by_subgroup.md": subgroup_page(),
               root / "data" / "suspected_labels.csv": suspected_labels().to_csv(index=False)}
     for name, figure in figures().items():
-        part = paths.temporary_beside(root / "docs" / f"{name}.png")
-        figure.savefig(part, format="png", dpi=110)
-        part.replace(root / "docs" / f"{name}.png")
+        with paths.replacing(root / "docs" / f"{name}.png") as part:
+            figure.savefig(part, format="png", dpi=110)
     for file, text in texts.items():
         paths.write_atomically(file, text)
 

@@ -1,6 +1,6 @@
 """Networks of our own, and what timm's are wrapped in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,27 +11,33 @@ from agehelpers.data.augmentation import MEAN, STD
 from agehelpers.devices import single_precision
 
 
+def convolution_blocks(widths: Sequence[int], convolutions: int) -> list[nn.Module]:
+    """From pictures [B, 3, H, W] to [B, widths[-1], h, w]: a block for each width, which halves the sides.
+
+    A block is so many times a convolution 3 x 3, batch normalisation and ReLU, then maximum pooling.
+    """
+    layers: list[nn.Module] = []
+    before = 3
+    for width in widths:
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            before = width
+        layers.append(nn.MaxPool2d(2))
+    return layers
+
+
 class TinyBackbone(nn.Sequential):
     """Four convolutions for the `ci` profile's drawn faces: [B, 3, H, W] -> [B, 64], seconds on a CPU."""
 
     def __init__(self) -> None:
-        layers: list[nn.Module] = []
-        for before, after in ((3, 16), (16, 32), (32, 64), (64, 64)):
-            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
-                       nn.MaxPool2d(2)]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(*convolution_blocks((16, 32, 64, 64), 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 class PlainCNN(nn.Sequential):
     """A small plain network: four times two convolutions and a pooling, [B, 3, H, W] -> [B, 256]; 1.2 M weights."""
 
     def __init__(self) -> None:
-        layers: list[nn.Module] = []
-        for before, after in ((3, 32), (32, 64), (64, 128), (128, 256)):
-            for first, second in ((before, after), (after, after)):
-                layers += [nn.Conv2d(first, second, 3, padding=1, bias=False), nn.BatchNorm2d(second), nn.ReLU()]
-            layers.append(nn.MaxPool2d(2))
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(*convolution_blocks((32, 64, 128, 256), 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 class SSRNet(nn.Module):

@@ -73,12 +73,10 @@ def annotate(photo: Image.Image, table: pd.DataFrame) -> Image.Image:
 
 def save_picture(picture: Image.Image, folder: Path, stem: str) -> Path:
     """`picture` as a new JPEG in `folder`: stem.jpg, or stem-2.jpg, ... where that is taken."""
-    folder.mkdir(parents=True, exist_ok=True)
     names = (f"{stem}.jpg" if number == 1 else f"{stem}-{number}.jpg" for number in range(1, 10**6))
     file = next(folder / name for name in names if not (folder / name).exists())
-    part = paths.temporary_beside(file)
-    picture.save(part, format="JPEG", quality=92)
-    part.replace(file)
+    with paths.replacing(file) as part:
+        picture.save(part, format="JPEG", quality=92)
     return file
 
 
