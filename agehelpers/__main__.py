@@ -151,10 +151,10 @@ def _grid(options: argparse.Namespace) -> int:
     config = _configured(options)
     folder = grid.grid_folder(config)
     print(f"Grid: {paths.relative(folder)}")
-    _refuse_unasked_resume(folder, grid.journal(folder).name, options)
+    _refuse_unasked_resume(folder, grid.JOURNAL, options)
     table = grid.search(config, folder, options.cells)
     print(table.to_string(index=False))
-    if options.record and not grid.is_complete(config, table):
+    if options.record and grid.to_do(grid.grid_of(config), table):
         print("The grid is not complete: no record was kept. Go on with --resume.")
     elif options.record:
         print(f"Record: {paths.relative(records.save_record(folder, options.record))}")

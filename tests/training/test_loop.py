@@ -8,6 +8,7 @@ import pytest
 import torch
 from striped import CONFIG, changed, datasets, fresh
 
+from agehelpers import paths
 from agehelpers.data.dataset import FaceDataset
 from agehelpers.training import loop
 from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
@@ -125,7 +126,7 @@ def dying(monkeypatch, event: str, number: int) -> list[int]:
         count[0] += 1
         if count[0] == number:
             if file is not None:
-                file.with_name(f".{file.name}.0.part").write_bytes(b"half")
+                paths.write_atomically(file.with_name(f".{file.name}.0.part"), b"half")
             raise Killed
 
     if event == "step":
