@@ -182,8 +182,8 @@ def _predict(options: argparse.Namespace) -> int:
     from agehelpers.photos.reader import PhotoReader
     from agehelpers.training.progress import progress_bar
 
-    if options.out:
-        batch.check_table_name(options.out)
+    if options.out and options.out.suffix not in (".csv", ".json"):
+        raise ValueError(f"--out {options.out}: name a file that ends in .csv or .json")
     files = batch.photo_files(options.photos)
     if options.checkpoint and options.checkpoint.is_dir():
         estimator: PhotoReader = OnnxEstimator(options.checkpoint)

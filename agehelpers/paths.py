@@ -76,10 +76,7 @@ def utkface_folder() -> Path | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file in the folder of `path` (made if need be) to write to: it takes the place of `path` atomically.
-
-    Where the block fails it is removed, and `path` stays as it was.
-    """
+    """A temporary file in the folder of `path` (made if need be), which replaces `path` unless the block fails: atomic."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     part.touch(exist_ok=False)

@@ -84,9 +84,3 @@ def write_table(table: pd.DataFrame, file: Path) -> None:
     """`table` as CSV, or as JSON (a list with an object a face), by the name of `file`; written whole or not at all."""
     text = table.to_csv(index=False) if file.suffix == ".csv" else table.to_json(orient="records", indent=1)
     paths.write_atomically(file, text)
-
-
-def check_table_name(file: Path) -> None:
-    """ValueError unless `file` ends in .csv or .json."""
-    if file.suffix not in (".csv", ".json"):
-        raise ValueError(f"--out {file}: name a file that ends in .csv or .json")
