@@ -76,7 +76,7 @@ def utkface_folder() -> Path | None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file in the folder of `path` (made if need be), which replaces `path` unless the block fails: atomic."""
+    """A temporary file beside `path`, whose folder is made; it replaces `path` atomically if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     part.touch(exist_ok=False)
