@@ -151,10 +151,10 @@ def _grid(options: argparse.Namespace) -> int:
     config = _configured(options)
     folder = grid.grid_folder(config)
     print(f"Grid: {paths.relative(folder)}")
-    _refuse_unasked_resume(folder, grid.journal(folder).name, options)
+    _refuse_unasked_resume(folder, grid.JOURNAL, options)
     table = grid.search(config, folder, options.cells)
     print(table.to_string(index=False))
-    if options.record and not grid.is_complete(config, table):
+    if options.record and grid.to_do(grid.grid_of(config), table):
         print("The grid is not complete: no record was kept. Go on with --resume.")
     elif options.record:
         print(f"Record: {paths.relative(records.save_record(folder, options.record))}")
@@ -182,8 +182,8 @@ def _predict(options: argparse.Namespace) -> int:
     from agehelpers.photos.reader import PhotoReader
     from agehelpers.training.progress import progress_bar
 
-    if options.out:
-        batch.check_table_name(options.out)
+    if options.out and options.out.suffix not in (".csv", ".json"):
+        raise ValueError(f"--out {options.out}: name a file that ends in .csv or .json")
     files = batch.photo_files(options.photos)
     if options.checkpoint and options.checkpoint.is_dir():
         estimator: PhotoReader = OnnxEstimator(options.checkpoint)

@@ -8,6 +8,8 @@ import json
 import os
 import platform
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -72,26 +74,26 @@ def utkface_folder() -> Path | None:
     return folder if folder.is_dir() and any(folder.iterdir()) else None
 
 
-def temporary_beside(path: Path) -> Path:
-    """An unused temporary name in the folder of `path`, so that `os.replace` onto it is atomic."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, whose folder is made; it replaces `path` atomically if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     part.touch(exist_ok=False)
-    return part
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:
     """Write `data` to `path` in full or not at all: a reader never sees half a file."""
     path = Path(path)
-    part = temporary_beside(path)
-    try:
-        with part.open("wb") as stream:
-            stream.write(data.encode() if isinstance(data, str) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as stream:
+        stream.write(data.encode() if isinstance(data, str) else data)
+        stream.flush()
+        os.fsync(stream.fileno())
     return path
 
 

@@ -16,22 +16,10 @@ import pandas as pd
 import torch
 
 from agehelpers import paths
-from agehelpers.config import Config, load_config
+from agehelpers.config import Config, config_from_dict, differing_settings, load_config
 from agehelpers.data.faces import PARTS, prepare_faces
 from agehelpers.photos.estimator import PACKAGED
-from agehelpers.training import grid
-from agehelpers.training.calibration import interval_facts
-from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint, slim_tensors
-from agehelpers.training.records import (
-    RUN_FACTS,
-    check_record_name,
-    load_record,
-    read_record,
-    same_settings,
-    save_record,
-    write_record,
-)
-from agehelpers.training.runs import balanced_mae_by_part, mae_by_part, predictions_of, run, run_folder
+from agehelpers.training import calibration, checkpoints, grid, records, runs
 from tools import ablation, methods
 
 
@@ -60,7 +48,7 @@ class Planned:
 
     def config(self) -> Config:
         """Its settings; FileNotFoundError where they come from a grid that has no record yet."""
-        winner = grid.best_cell(load_record(self.grid).tables["grid"]) if self.grid else {}
+        winner = grid.best_cell(records.load_record(self.grid).tables["grid"]) if self.grid else {}
         return load_config(self.profile, {**self.settings, **winner})
 
     def recorded(self) -> Config:
@@ -71,46 +59,39 @@ class Planned:
         return table_of(self.name).budgeted(config) if self.kind == "ablation" else config
 
 
-def _splits(family: str, profile: str, minutes: int, settings: dict[str, Any], first: int,
+def _family(family: str, profile: str, minutes: int, settings: dict[str, Any], splits: int = 0,
             grid: str | None = None) -> Iterator[Planned]:
-    """The five splits of the benchmark; the first `first` of them belong to `make records`."""
-    for split in range(5):
-        chosen = {"protocol": "benchmark", "split_seed": split} | settings
-        yield Planned(family, "train", profile, minutes, chosen, split, split < first, grid)
-
-
-def _seeds(family: str, minutes: int, settings: dict[str, Any], profile: str = "laptop", grid: str | None = None
-           ) -> Iterator[Planned]:
-    """One recipe with two seeds."""
-    for seed in range(2):
-        yield Planned(family, "train", profile, minutes, settings | {"seed": seed}, seed, grid=grid)
+    """One recipe with two seeds, or on the benchmark's five splits, whose first `splits` belong to `make records`."""
+    for number in range(5 if splits else 2):
+        changed = {"protocol": "benchmark", "split_seed": number} if splits else {"seed": number}
+        yield Planned(family, "train", profile, minutes, settings | changed, number, number < (splits or 2), grid)
 
 
 _SCRATCH = {"weights": None, "epochs": 60, "grow_from": 128}
 PLAN: tuple[Planned, ...] = (
     Planned("start_grid", "grid", "start", 60),
-    *_seeds("start_printed", 45, {}, "start"),
-    *_seeds("start_tuned", 45, {}, "start", "start_grid"),
+    *_family("start_printed", "start", 45, {}),
+    *_family("start_tuned", "start", 45, {}, grid="start_grid"),
     Planned("laptop_ablation", "ablation", "laptop", 160),
     Planned("laptop_balance", "ablation", "laptop", 100),
-    *_seeds("laptop_lite0", 45, {"backbone": "timm/tf_efficientnet_lite0"}),
-    *_seeds("laptop_holdout", 60, {}),
+    *_family("laptop_lite0", "laptop", 45, {"backbone": "timm/tf_efficientnet_lite0"}),
+    *_family("laptop_holdout", "laptop", 60, {}),
     Planned("laptop_packaged", "package", "laptop", 1),
-    *_splits("laptop_benchmark", "laptop", 50, {}, 3),
-    *_seeds("laptop_coral", 40, {"protocol": "coral"}),
+    *_family("laptop_benchmark", "laptop", 50, {}, 3),
+    *_family("laptop_coral", "laptop", 40, {"protocol": "coral"}),
     Planned("scratch_grid", "grid", "scratch", 4),
     Planned("scratch_holdout", "train", "scratch", 33),
-    *_splits("scratch_benchmark", "scratch", 30, {}, 1),
+    *_family("scratch_benchmark", "scratch", 30, {}, 1),
     Planned("scratch_coral", "train", "scratch", 22, {"protocol": "coral"}, first=False),
     Planned("scratch_coral_published", "train", "scratch", 22, {"protocol": "coral_published"}, first=False),
     Planned("methods_rates", "ablation", "laptop", 200),
     Planned("methods_heads", "ablation", "laptop", 400),
     Planned("methods_networks", "ablation", "laptop", 200),
     Planned("gpu_grid", "grid", "gpu", 15, {"weights": None}),
-    *_splits("gpu_benchmark", "gpu", 15, _SCRATCH, 5, "gpu_grid"),
+    *_family("gpu_benchmark", "gpu", 15, _SCRATCH, 5, "gpu_grid"),
     Planned("gpu_holdout", "train", "gpu", 15, _SCRATCH, grid="gpu_grid"),
     Planned("gpu_coral", "train", "gpu", 12, _SCRATCH | {"protocol": "coral"}, grid="gpu_grid"),
-    *_splits("gpu_imagenet_benchmark", "gpu", 15, {}, 5),
+    *_family("gpu_imagenet_benchmark", "gpu", 15, {}, 5),
     Planned("gpu_imagenet_holdout", "train", "gpu", 15),
     Planned("gpu_imagenet_coral", "train", "gpu", 12, {"protocol": "coral"}),
     Planned("reference_holdout", "train", "reference", 15),
@@ -138,10 +119,10 @@ def state(planned: Planned) -> str:
 
 def _is_as_planned(planned: Planned, facts: dict[str, Any]) -> bool:
     try:
-        same = same_settings(facts, planned.recorded())
+        same = not differing_settings(planned.recorded(), config_from_dict(facts["config"]))
     except (FileNotFoundError, KeyError, ValueError):  # the settings' grid is gone; settings missing or unknown
         return False
-    whole = planned.kind not in ("train", "package") or set(RUN_FACTS) <= set(facts)
+    whole = planned.kind not in ("train", "package") or set(records.RUN_FACTS) <= set(facts)
     same_rows = planned.kind != "ablation" or facts.get("rows") == table_of(planned.name).rows
     same_budget = planned.kind != "grid" or facts.get("short") == grid.SHORT[planned.profile]
     return same and whole and same_rows and same_budget
@@ -155,7 +136,7 @@ def overview(everything: bool = False) -> pd.DataFrame:
 
 def make(planned: Planned, say: Callable[[str], None] = print) -> Path:
     """Make one record, going on where an interrupted run stopped; its folder."""
-    check_record_name(planned.name)
+    records.check_record_name(planned.name)
     config = planned.config()
     if planned.kind == "grid":
         folder = grid.grid_folder(config)
@@ -166,10 +147,10 @@ def make(planned: Planned, say: Callable[[str], None] = print) -> Path:
     elif planned.kind == "package":
         folder = package(config, PACKAGED)
     else:
-        folder = run_folder(config)
-        run(config, folder, resume=True)
+        folder = runs.run_folder(config)
+        runs.run(config, folder, resume=True)
     say(f"{planned.name}: {paths.relative(folder)}")
-    return save_record(folder, planned.name)
+    return records.save_record(folder, planned.name)
 
 
 def make_all(everything: bool = False, only: Sequence[str] = (), say: Callable[[str], None] = print) -> list[str]:
@@ -201,28 +182,29 @@ def package(config: Config, target: Path) -> Path:
     not those of the run. FileNotFoundError where the run is not finished, FileExistsError where `target` holds other
     weights.
     """
-    source = run_folder(config)
+    source = runs.run_folder(config)
     if not (source / "config.json").is_file():
         raise FileNotFoundError(f"{source}: no finished run to package; `python -m agehelpers train --profile "
                                 f"{config.profile} --resume` makes it")
-    record = read_record(source)
-    _, kept = load_checkpoint(source / "best.safetensors")
-    halves = slim_tensors(load_model(source / "best.safetensors"))
+    record = records.read_record(source)
+    _, kept = checkpoints.load_checkpoint(source / "best.safetensors")
+    halves = checkpoints.slim_tensors(checkpoints.load_model(source / "best.safetensors"))
     kept |= {"slim": True, "config": kept["config"] | {"auxiliary": 0.0}}
     if target.exists():
-        there = load_checkpoint(target)[0]
+        there = checkpoints.load_checkpoint(target)[0]
         if there.keys() != halves.keys() or not all(torch.equal(there[key], halves[key]) for key in halves):
             raise FileExistsError(f"{target} holds other weights; remove it to package these")
     folder = source.with_name(f"{source.name}-packaged")
-    save_checkpoint(folder / "halves.safetensors", halves, kept)
-    faces, model = prepare_faces(replace(config, precision="fp32")), load_model(folder / "halves.safetensors")
-    predictions = pd.concat([predictions_of(model, faces, part) for part in PARTS[2:]], ignore_index=True)
-    intervals = interval_facts(predictions)
-    save_checkpoint(target, halves, kept | {"intervals": intervals})
+    checkpoints.save_checkpoint(folder / "halves.safetensors", halves, kept)
+    faces = prepare_faces(replace(config, precision="fp32"))
+    model = checkpoints.load_model(folder / "halves.safetensors")
+    predictions = pd.concat([runs.predictions_of(model, faces, part) for part in PARTS[2:]], ignore_index=True)
+    intervals = calibration.interval_facts(predictions)
+    checkpoints.save_checkpoint(target, halves, kept | {"intervals": intervals})
     (folder / "halves.safetensors").unlink()
-    return write_record(folder, record.facts | {
-        "config": asdict(config), "intervals": intervals, "mae": record.facts["mae"] | mae_by_part(predictions),
-        "balanced_mae": record.facts.get("balanced_mae", {}) | balanced_mae_by_part(predictions),
+    errors = {key: record.facts.get(key, {}) | parts for key, parts in runs.errors_by_part(predictions).items()}
+    return records.write_record(folder, record.facts | errors | {
+        "config": asdict(config), "intervals": intervals,
         "weights": {"file": paths.relative(target), "bytes": target.stat().st_size, "precision": "float16",
                     "sha256": hashlib.sha256(target.read_bytes()).hexdigest(), "predicted_in": "float32"}},
         {"predictions": predictions, "history": record.history})

@@ -24,7 +24,7 @@ from agehelpers.evaluation.errors import balanced_mae, bias, cs, running_median
 from agehelpers.evaluation.intervals import coverage
 from agehelpers.evaluation.subgroups import by_subgroup, citable
 from agehelpers.photos.estimator import PACKAGED
-from agehelpers.training.records import Record, read_record
+from agehelpers.training.records import Record, load_record
 from agehelpers.training.runs import latest_run
 from tools import ablation
 from tools.plan import PLAN
@@ -65,11 +65,6 @@ def planned_records() -> list[Record]:
     return comparison.training_records({one.name for one in PLAN})
 
 
-def record_of(name: str) -> Record:
-    """A committed record."""
-    return read_record(paths.records_folder() / name)
-
-
 def headline_block() -> str:
     """Markdown: our error on `holdout` in a sentence, and what to hold it against."""
     labels = utkface_labels()
@@ -107,7 +102,7 @@ def start_block() -> str:
 def ablation_block() -> str:
     """Markdown: what each part of the recipe is worth, from the records of `ablation.TABLES` that are there."""
     names = [name for name in ablation.TABLES if (paths.records_folder() / name).is_dir()]
-    return render("ablation", tables={name: record_of(name).tables["effects"].to_dict("records") for name in names})
+    return render("ablation", tables={name: load_record(name).tables["effects"].to_dict("records") for name in names})
 
 
 def intervals_block() -> str:
@@ -119,7 +114,7 @@ def intervals_block() -> str:
 
 def model_card() -> str:
     """Markdown card of the packaged weights, from the record `laptop_packaged`."""
-    labels, record = utkface_labels(), record_of("laptop_packaged")
+    labels, record = utkface_labels(), load_record("laptop_packaged")
     test = comparison.test_part(record, labels)
     old = test[test["age"] >= 70]
     rows = [{"name": getattr(row, key), "row": row} for key in ("age_band", "gender", "ethnicity")
@@ -136,7 +131,7 @@ def model_card() -> str:
 
 def subgroup_page(name: str = FIGURE) -> str:
     """Markdown page: error of one record by subgroup, with intervals and corrected tests, to be cited."""
-    record = record_of(name)
+    record = load_record(name)
     test = comparison.test_part(record, utkface_labels())
     table = citable(test)
     bands = {key: ", ".join(table.attrs["strata"].get(key, ["none"])) for key in ("gender", "ethnicity")}
@@ -182,7 +177,7 @@ def figures(name: str = FIGURE) -> dict[str, Figure]:
 
     from agehelpers import plots
 
-    labels, record = utkface_labels(), record_of(name)
+    labels, record = utkface_labels(), load_record(name)
     test = comparison.test_part(record, labels)
     baseline, label = comparison.baseline_of(record), label_error(labels)
     references = [(baseline, f"median baseline: {baseline:.2f} years"),
@@ -204,9 +199,8 @@ def update(root: Path) -> None:
     texts |= {PACKAGED.with_name("README.md"): model_card(), root / "docs" / "error_by_subgroup.md": subgroup_page(),
               root / "data" / "suspected_labels.csv": suspected_labels().to_csv(index=False)}
     for name, figure in figures().items():
-        part = paths.temporary_beside(root / "docs" / f"{name}.png")
-        figure.savefig(part, format="png", dpi=110)
-        part.replace(root / "docs" / f"{name}.png")
+        with paths.replacing(root / "docs" / f"{name}.png") as part:
+            figure.savefig(part, format="png", dpi=110)
     for file, text in texts.items():
         paths.write_atomically(file, text)
 

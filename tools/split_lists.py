@@ -11,13 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from agehelpers import paths
 from agehelpers.data import splits
+from agehelpers.data.duplicates import cluster_numbers
 from agehelpers.data.labels import committed, usable, utkface_labels
 from tools.readme import render
 
@@ -31,9 +29,9 @@ def by_code(labels: pd.DataFrame, copies: pd.DataFrame, name: str) -> pd.Series:
     rows = usable(labels).sort_values("name", ignore_index=True)
     pairs = copies[copies["kind"].isin(FIRST_KINDS)]
     a, b = (pd.Index(rows["name"]).get_indexer(pairs[column]) for column in ("name_a", "name_b"))
-    graph = coo_array((np.ones(len(pairs), bool), (a, b)), shape=(len(rows), len(rows)))
     protocol, _, seed = name.rpartition("_")
-    part = splits.PROTOCOLS[protocol](rows.assign(cluster=connected_components(graph, directed=False)[1]), int(seed))
+    clusters = cluster_numbers(len(rows), pd.DataFrame({"a": a, "b": b}))
+    part = splits.PROTOCOLS[protocol](rows.assign(cluster=clusters), int(seed))
     return part.reindex(rows.index).set_axis(rows["name"])
 
 

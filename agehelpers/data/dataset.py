@@ -117,7 +117,7 @@ class FaceDataset(Dataset[Sample]):
         size, pictures = self.config.batch_size, len(self)
         return math.ceil(pictures / size) - (pictures > size > 1 == pictures % size)
 
-    def training_batches(self, epoch: int, first: int = 0, workers: int = 0) -> DataLoader:
+    def training_batches(self, epoch: int, first: int = 0) -> DataLoader:
         """Shuffled batches of `epoch` from step `first` on: images [B, 3, H, W] and ages [B].
 
         The order depends on seed and epoch alone, so that a resumed epoch goes on exactly.
@@ -125,19 +125,16 @@ class FaceDataset(Dataset[Sample]):
         self.set_epoch(epoch)
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self))
         ends = [*range(0, len(self), self.config.batch_size)][:self.steps] + [len(self)]
-        return self._loader([order[start:end] for start, end in itertools.pairwise(ends)][first:], workers)
+        return self._loader([order[start:end] for start, end in itertools.pairwise(ends)][first:])
 
-    def evaluation_batches(self, batch_size: int = 256, workers: int = 0) -> DataLoader:
+    def evaluation_batches(self, batch_size: int = 256) -> DataLoader:
         """All pictures and their ages in order, never augmented."""
         batches = [np.arange(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
-        return replace(self, augment=False, attributes=None)._loader(batches, workers)
+        return replace(self, augment=False, attributes=None)._loader(batches)
 
-    def _loader(self, batches: list[Any], workers: int) -> DataLoader:
-        if workers and self.device.type == "cuda":
-            raise ValueError("worker processes cannot prepare pictures on the GPU; use workers=0")
+    def _loader(self, batches: list[Any]) -> DataLoader:
         # a generator of its own: making a loader must not move the seed that the training step has set
-        return DataLoader(self, batch_sampler=batches, collate_fn=collate, num_workers=workers,
-                          generator=torch.Generator())
+        return DataLoader(self, batch_sampler=batches, collate_fn=collate, generator=torch.Generator())
 
 
 def on_device(pixels: np.ndarray, device: torch.device, share: float = 0.5) -> np.ndarray | torch.Tensor:

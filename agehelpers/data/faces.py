@@ -38,19 +38,17 @@ class Faces:
     def dataset(self, name: str) -> FaceDataset:
         """One part for a DataLoader; the training part is augmented, and its conflicting labels are settled.
 
-        With auxiliary losses it has the attributes, as codes of `ATTRIBUTES`.
+        With auxiliary losses it has the attributes, their places in `ATTRIBUTES`, -1 where one is unknown.
         """
         rows, training = self.part(name), name == "train"
         if training:
             rows = settle_conflicts(rows, self.config.conflicts)
-        codes = _codes(rows) if training and self.config.auxiliary else None
+        codes = None
+        if training and self.config.auxiliary:
+            columns = [pd.Categorical(rows[key], values).codes for key, values in ATTRIBUTES.items()]
+            codes = np.stack(columns, 1).astype(int)  # [N, A]
         return FaceDataset(self.pixels, rows["row"].to_numpy(), rows["age"].to_numpy(np.float32), self.config,
                            self.device, training, attributes=codes)
-
-
-def _codes(rows: pd.DataFrame) -> np.ndarray:
-    """Places of the labels of `rows` in `ATTRIBUTES`, int64 [N, A]; -1 where a label is unknown."""
-    return np.stack([pd.Categorical(rows[name], values).codes for name, values in ATTRIBUTES.items()], 1).astype(int)
 
 
 def faces_folder(config: Config) -> Path:

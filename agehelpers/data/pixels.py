@@ -26,15 +26,11 @@ def load_pixels(folder: Path, labels: pd.DataFrame, size: int, cache: Path | Non
         for half in file.parent.glob(f".{file.name}.*.part"):  # of a process that was killed while it decoded
             if time.time() - half.stat().st_mtime > 3600:
                 half.unlink(missing_ok=True)
-        part = paths.temporary_beside(file)
-        try:
+        with paths.replacing(file) as part:
             array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(labels), size, size, 3))
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL releases the interpreter lock
                 list(pool.map(lambda row, name: np.copyto(row, decode(Path(folder) / name, size)),
                               array, labels["name"]))
             array.flush()
             del array
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
     return np.load(file, mmap_mode="r")

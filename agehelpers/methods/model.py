@@ -1,5 +1,8 @@
 """The model: a backbone that turns a picture into features, and a head that turns features into years."""
 
+from contextlib import ExitStack
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
@@ -66,25 +69,19 @@ def build_model(config: Config, training_ages: np.ndarray) -> AgeEstimationModel
     return model
 
 
-def trace_shapes(model: AgeEstimationModel, image_size: int, batch: int = 2) -> pd.DataFrame:
+def trace_shapes(model: AgeEstimationModel, image_size: int) -> pd.DataFrame:
     """What a batch [B, 3, H, W] becomes on its way: columns step, shape (of its output), parameters (of the step)."""
     rows = [("images", f"B x 3 x {image_size} x {image_size}", 0)]
 
-    def note(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            shape = " x ".join(["B", *map(str, output.shape[1:])])
-            rows.append((name, shape, sum(p.numel() for p in module.parameters())))
+    def note(name: str, module: nn.Module, _: object, output: Tensor) -> None:
+        shape = " x ".join(["B", *map(str, output.shape[1:])])
+        rows.append((name, shape, sum(p.numel() for p in module.parameters())))
 
-        return module.register_forward_hook(hook)
-
-    handles = [note(f"backbone.{name}", child) for name, child in model.backbone.named_children()]
-    handles += [note(name, child) for name, child in model.named_children() if name != "backbone"]
-    training = model.training
-    try:
-        with torch.inference_mode():
-            model.eval()(torch.zeros(batch, 3, image_size, image_size))
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
+    steps = {f"backbone.{name}": child for name, child in model.backbone.named_children()}
+    steps |= {name: child for name, child in model.named_children() if name != "backbone"}
+    with ExitStack() as after, torch.inference_mode():
+        for name, child in steps.items():
+            after.enter_context(child.register_forward_hook(partial(note, name)))
+        after.callback(model.train, model.training)
+        model.eval()(torch.zeros(2, 3, image_size, image_size))
     return pd.DataFrame(rows, columns=["step", "shape", "parameters"])

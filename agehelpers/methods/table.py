@@ -87,8 +87,8 @@ METHODS: dict[str, Method] = {
     "nested": Method("three nested crops through one network (C3AE, Zhang et al., CVPR 2019, arXiv 1904.05059)", _LITE0,
                      "distribution", {**_LITE, "front": "nested"}),
     "vit": Method("vision transformer ViT-B/16 (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929), class token to one "
-                  "linear output, L1", "vit_b_16", "regression",
-                  {**_FINE, "lr": 1e-4, "weights": "IMAGENET1K_V1"}, "Age Estimation with Transformers, 2103.15691"),
+                  "linear output, L1", "timm/vit_base_patch16_224", "regression",
+                  {**_FINE, "lr": 1e-4, "weights": "pretrained"}, "Age Estimation with Transformers, 2103.15691"),
     "compare": Method("comparison with reference faces; nearest: order learning (Lim et al., ICLR 2020), moving window "
                       "regression (Shin et al., CVPR 2022, arXiv 2203.13122)", _LITE0, "compare", _LITE,
                       "L2CS-Net: Learning to Compare and Select"),

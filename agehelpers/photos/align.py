@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from agehelpers.config import Config
 from agehelpers.data.faces import prepare_faces
+from agehelpers.methods.networks import convolution_blocks
 from agehelpers.photos.placement import SIDE
 from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
 
@@ -29,16 +30,12 @@ class Aligner(nn.Sequential):
     """
 
     def __init__(self) -> None:
-        layers: list[nn.Module] = []
-        for before, after in ((3, 24), (24, 48), (48, 96), (96, 128)):
-            for first in (before, after):
-                layers += [nn.Conv2d(first, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            layers.append(nn.MaxPool2d(2))
+        blocks = convolution_blocks((24, 48, 96, 128), 2)
         last = nn.Linear(128 * 9, 4)
         nn.init.zeros_(last.weight)
         with torch.no_grad():
             last.bias.copy_(torch.tensor([0.0, 0, 1, 0]))
-        super().__init__(*layers, nn.Flatten(), last, nn.Unflatten(1, (2, 2)))
+        super().__init__(*blocks, nn.Flatten(), last, nn.Unflatten(1, (2, 2)))
 
 
 def distance(found: Tensor, true: Tensor) -> Tensor:

@@ -73,23 +73,14 @@ def annotate(photo: Image.Image, table: pd.DataFrame) -> Image.Image:
 
 def save_picture(picture: Image.Image, folder: Path, stem: str) -> Path:
     """`picture` as a new JPEG in `folder`: stem.jpg, or stem-2.jpg, ... where that is taken."""
-    folder.mkdir(parents=True, exist_ok=True)
     names = (f"{stem}.jpg" if number == 1 else f"{stem}-{number}.jpg" for number in range(1, 10**6))
     file = next(folder / name for name in names if not (folder / name).exists())
-    part = paths.temporary_beside(file)
-    picture.save(part, format="JPEG", quality=92)
-    part.replace(file)
+    with paths.replacing(file) as part:
+        picture.save(part, format="JPEG", quality=92)
     return file
 
 
 def write_table(table: pd.DataFrame, file: Path) -> None:
     """`table` as CSV, or as JSON (a list with an object a face), by the name of `file`; written whole or not at all."""
-    check_table_name(file)
     text = table.to_csv(index=False) if file.suffix == ".csv" else table.to_json(orient="records", indent=1)
     paths.write_atomically(file, text)
-
-
-def check_table_name(file: Path) -> None:
-    """ValueError unless `file` ends in .csv or .json."""
-    if file.suffix not in (".csv", ".json"):
-        raise ValueError(f"--out {file}: name a file that ends in .csv or .json")

@@ -111,8 +111,4 @@ def _write(model: Any, example: Any, given: str, names: list[str], file: Path, f
                                 dynamic_shapes=({0: batch},), verbose=False)
     proto = program.model_proto
     onnx.helper.set_model_props(proto, {KEY: json.dumps(facts)})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = paths.temporary_beside(file)
-    part.write_bytes(proto.SerializeToString())
-    part.replace(file)
-    return file
+    return paths.write_atomically(file, proto.SerializeToString())

@@ -17,9 +17,3 @@ from agehelpers.plots.predictions import (
 )
 from agehelpers.plots.style import ETHNICITY_COLOURS, GENDER_COLOURS, MAIN, QUIET, SECOND, forest
 from agehelpers.plots.training import effects, grid_heat_map, history_curve, learning_rate_range
-
-__all__ = [
-    "ETHNICITY_COLOURS", "GENDER_COLOURS", "MAIN", "QUIET", "SECOND", "accepted_by_age", "age_pyramid", "ages_by",
-    "confusion", "counts_heat_map", "cs_curves", "digits", "effects", "error_by_subgroup", "face_grid", "forest",
-    "grid_heat_map", "history_curve", "intervals", "learning_rate_range", "precision_recall", "predicted_against_true",
-    "published_comparison", "risk_coverage", "saliency_grid"]

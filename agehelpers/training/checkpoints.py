@@ -1,7 +1,6 @@
 """Checkpoints: tensors and their settings in one file that is read without executing code."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,9 @@ from agehelpers.methods.model import AgeEstimationModel
 
 def save_checkpoint(file: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Tensors and a JSON state in one safetensors file, so that the two can never disagree; written atomically."""
-    part = paths.temporary_beside(file)
-    try:
+    with paths.replacing(file) as part:
         save_file({key: value.detach().contiguous() for key, value in tensors.items()}, part,
                   {"state": json.dumps(state)})
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Cell = dict[str, float]  # a value for each of SEARCHED
 SEARCHED = ("lr", "weight_decay", "momentum")
+JOURNAL = "journal.log"  # Optuna's storage in a grid's folder
 COLUMNS = [*SEARCHED, "budget", "val_mae", "val_loss", "train_mae", "seconds", "state"]
 
 
@@ -104,11 +105,6 @@ def grid_folder(config: Config) -> Path:
     return paths.runs_folder() / f"grid-{run_folder(budgeted(config)).name}"
 
 
-def journal(folder: Path) -> Path:
-    """Optuna's storage in a grid's folder."""
-    return Path(folder) / "journal.log"
-
-
 def best_cells(table: pd.DataFrame, count: int) -> list[Cell]:
     """The `count` complete cells with the lowest validation MAE, best first."""
     done = table[table["state"] == "complete"]
@@ -151,11 +147,6 @@ def to_do(grid: Grid, table: pd.DataFrame, halving: bool = True) -> list[tuple[C
     return missing(best(looked[[_key(row) in keys for _, row in looked.iterrows()]], 1), "full")
 
 
-def is_complete(config: Config, table: pd.DataFrame) -> bool:
-    """Whether nothing is left to train."""
-    return not to_do(grid_of(config), table)
-
-
 def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -> pd.DataFrame:
     """Search the grid of `config`'s profile in `folder`, going on where an earlier search stopped.
 
@@ -191,8 +182,7 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -
         trained += 1
     table = cells_table(study)
     write_record(folder, circumstances(faces["full"], float(table["seconds"].sum()), ("optuna",)) | {
-        "axes": dataclasses.asdict(grid), "short": SHORT[config.profile] if halving else None,
-        "interrupted_cells": study.user_attrs.get("interrupted_cells", 0)}, {"grid": table})
+        "axes": dataclasses.asdict(grid), "short": SHORT[config.profile] if halving else None}, {"grid": table})
     return table
 
 
@@ -207,7 +197,7 @@ def _study(folder: Path) -> optuna.Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(storage=JournalStorage(JournalFileBackend(str(journal(folder)))), study_name="grid",
+    return optuna.create_study(storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))), study_name="grid",
                                direction="minimize", load_if_exists=True)
 
 
@@ -221,8 +211,6 @@ def _train_cell(study: optuna.Study, cell: Cell, budget: str, faces: Faces, fold
 
     setting = dataclasses.replace(faces.config, **cell)  # type: ignore[arg-type]
     place = folder / f"cell-{settings_digest(setting, faces.split)}"
-    if (place / "last.safetensors").exists():
-        study.set_user_attr("interrupted_cells", study.user_attrs.get("interrupted_cells", 0) + 1)
     row: dict[str, float] = {}
     with contextlib.suppress(FloatingPointError):  # diverged
         row = train_cell(dataclasses.replace(faces, config=setting), place)

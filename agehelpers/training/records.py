@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 
 from agehelpers import paths
-from agehelpers.config import Config, config_from_dict, differing_settings
 from agehelpers.data.faces import PARTS, Faces
 from agehelpers.data.names import parse_name
 from agehelpers.devices import hardware, pick_precision
@@ -65,11 +64,6 @@ def circumstances(faces: Faces, seconds: float, packages: tuple[str, ...] = ()) 
             "counts": {part: int(counts[part]) for part in PARTS if part in counts},
             "training_seconds": round(seconds, 1), "precision": precision, "device": faces.device.type,
             "hardware": hardware(), "versions": paths.versions((*paths.PACKAGES, *packages))}
-
-
-def same_settings(facts: Mapping[str, Any], config: Config) -> bool:
-    """Whether a record's facts name the settings of `config`; settings at their default do not count."""
-    return not differing_settings(config, config_from_dict(facts["config"]))
 
 
 def write_record(folder: Path, facts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Path:
@@ -145,17 +139,15 @@ def save_record(source: Path, name: str) -> Path:
     """
     target = check_record_name(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
-    try:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as temporary:
+        part = Path(temporary) / name
+        part.mkdir()
         for file in [source / "config.json", *source.glob("*.csv")]:
             shutil.copyfile(file, part / file.name)
         if (table := part / "predictions.csv").exists():
             lines = table.read_text().splitlines(keepends=True)
             table.write_text("".join(line for line in lines if not line.startswith("train,")))
-        part.chmod(0o755)
         part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,18 +40,13 @@ def predictions_of(model: AgeEstimationModel, faces: Faces, part: str) -> pd.Dat
     return pd.concat([rows.astype({"age": "int64"}), found], axis=1)
 
 
-def mae_by_part(predictions: pd.DataFrame) -> dict[str, float]:
-    """MAE in years of each part, three decimals."""
-    error = (predictions["prediction"] - predictions["age"]).abs()
+def errors_by_part(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Of each part "mae" and "balanced_mae", the mean of the age bands' MAE: years, three decimals."""
+    error, parts = (predictions["prediction"] - predictions["age"]).abs(), predictions.groupby("part", sort=False)
     means = error.groupby(predictions["part"], sort=False).mean().round(3)
-    return {str(part): float(value) for part, value in means.items()}
-
-
-def balanced_mae_by_part(predictions: pd.DataFrame) -> dict[str, float]:
-    """Balanced MAE, the mean of the age bands' MAE, in years of each part, three decimals."""
-    error = (predictions["prediction"] - predictions["age"]).abs()
-    return {str(part): round(balanced_mean(error[rows.index], age_band(rows["age"]).codes), 3)
-            for part, rows in predictions.groupby("part", sort=False)}
+    return {"mae": {str(part): float(value) for part, value in means.items()},
+            "balanced_mae": {str(part): round(balanced_mean(error[rows.index], age_band(rows["age"]).codes), 3)
+                             for part, rows in parts}}
 
 
 def run(config: Config, folder: Path, resume: bool = False) -> Record:
@@ -61,7 +55,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
     A finished `folder` is loaded, not trained again; one with other settings or faces is a FileExistsError.
     """
     check_head(config)  # a wrong name is refused before pictures are read
-    folder, started, faces = Path(folder), time.perf_counter(), prepare_faces(config, SELECTION)  # no test picture yet
+    folder, faces = Path(folder), prepare_faces(config, SELECTION)  # no test picture yet
     if (folder / "config.json").exists():
         facts = read_facts(folder)
         other = differing_settings(config, config_from_dict(facts["config"]))
@@ -77,9 +71,8 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
     intervals, seconds = interval_facts(predictions), float(history["seconds"].sum())
     facts = circumstances(faces, seconds) | {
         "train_median": float(faces.part("train")["age"].median()),
-        "mae": mae_by_part(predictions), "balanced_mae": balanced_mae_by_part(predictions), "intervals": intervals,
+        **errors_by_part(predictions), "intervals": intervals,
         "parameters": sum(p.numel() for p in best.parameters()),
-        "wall_seconds": round(time.perf_counter() - started, 1),
         "pictures_per_second": round(len(faces.part("train")) * len(history) / seconds, 1)} | chosen
     tensors, state = load_checkpoint(folder / "best.safetensors")
     state |= {"intervals": intervals}  # for predictions, as is the decoding

@@ -119,7 +119,8 @@ def test_limit_changes_which_pictures_there_are_not_what_they_become(faces):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 and later
 def test_a_picture_does_not_depend_on_the_number_of_processes():
     faces = dataset()
-    alone, shared = (list(faces.training_batches(2, workers=workers)) for workers in (0, 2))
+    alone, shared = (list(DataLoader(faces, batch_size=8, num_workers=workers, collate_fn=collate))
+                     for workers in (0, 2))
     assert all(torch.equal(a, b) for one, other in zip(alone, shared, strict=True)
                for a, b in zip(one, other, strict=True))
     assert len(alone) == 3
@@ -222,9 +223,3 @@ def test_worker_processes_that_persist_see_the_epoch_change():
     second = torch.cat([images for images, _ in loader])
     del loader
     assert torch.equal(second, dataset(epoch=3).__getitems__(range(20)).tensors[0]) and not torch.equal(first, second)
-
-
-def test_worker_processes_are_refused_on_a_gpu():
-    faces = dataclasses.replace(dataset(), device=torch.device("cuda"))
-    with pytest.raises(ValueError, match="use workers=0"):
-        faces.training_batches(0, workers=2)

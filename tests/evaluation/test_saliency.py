@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from agehelpers.config import load_config
@@ -115,11 +114,8 @@ def test_the_model_is_left_as_it_was(use):
 
 
 def test_backbones_without_a_last_map_are_named():
-    model = AgeEstimationModel(load_config("ci"))
-    model.backbone = torchvision.models.VisionTransformer(32, 8, 1, 2, 64, 64)
-    model.backbone.heads = nn.Identity()
-    model.config = replace(model.config, backbone="vit_b_16")
-    with pytest.raises(ValueError, match="backbone='vit_b_16' does not end in a convolutional stage"):
+    model = AgeEstimationModel(load_config("ci", {"backbone": "timm/vit_tiny_patch16_224"}))
+    with pytest.raises(ValueError, match="backbone='timm/vit_tiny_patch16_224' does not end in a convolutional stage"):
         saliency.saliency_maps(model, noise(1, 32))
     model = AgeEstimationModel(load_config("ci", {"backbone": "resnet18"}))
     with pytest.raises(ValueError, match="backbone='resnet18' .* more than one cell at 32 pixels"):

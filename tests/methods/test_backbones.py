@@ -14,16 +14,16 @@ from torch import nn
 from torchvision.models.regnet import BlockParams
 
 from agehelpers.config import PROFILES
-from agehelpers.methods.backbones import REFUSED, build_backbone, offered
-from agehelpers.methods.networks import AnySizeViT, first_three_stages, resize_positions
+from agehelpers.methods.backbones import CLASSIFIERS, REFUSED, build_backbone
+from agehelpers.methods.networks import OWN, first_three_stages
 from agehelpers.training.checkpoints import STATISTICS
 
 FOR_REAL = os.environ.get("AGEHELPERS_TEST_METHODS") == "1"
-SMALL = ["tiny", "resnet14", "resnet18", "mobilenet_v3_small", "squeezenet1_0", "googlenet", "efficientnet_b0",
-         "vit_b_16"]
+SMALL = ["tiny", "resnet14", "resnet18", "mobilenet_v3_small", "squeezenet1_0", "googlenet", "efficientnet_b0"]
+OFFERED = [*OWN, *sorted(set(CLASSIFIERS) - set(REFUSED))]
 
 
-@pytest.mark.parametrize("name", offered())
+@pytest.mark.parametrize("name", OFFERED)
 def test_every_network_on_offer_trains_at_growing_sizes(name, monkeypatch):
     """Built at 64 px, trained at 48: shapes only (torch's device "meta"), or numbers with AGEHELPERS_TEST_METHODS=1."""
     device = "cpu" if FOR_REAL else "meta"
@@ -56,21 +56,16 @@ def test_small_networks_train_for_real(name):
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet50", 2048), ("squeezenet1_0", 512), ("googlenet", 1024),
-                                             ("vgg11", 4096), ("vit_b_32", 768), ("resnet28", 256)])
+                                             ("vgg11", 4096), ("resnet28", 256)])
 def test_widths(name, width):
     with torch.device("meta"):
         assert build_backbone(name, None, 64)[1] == width
 
 
-def test_offered_names_are_those_that_can_be_built():
-    names = offered()
-    assert len(names) == len(set(names)) and names[:5] == ["tiny", "plain", "ssrnet", "resnet14", "resnet28"]
-    assert set(torchvision.models.list_models(module=torchvision.models)) - set(names) == set(REFUSED)
-
-
 @pytest.mark.parametrize(("name", "reason"), [
     ("alexnet", "at least 63 px.*vgg11"), ("inception_v3", "at least 75 px.*googlenet"),
     ("maxvit_t", "224 px only.*swin_t"),
+    ("vit_b_16", "one size of picture; timm/vit_base_patch16_224 takes all"), ("vit_h_14", "timm/vit_base_patch16_224"),
     ("resnet19", "ours .tiny, plain, ssrnet, resnet14, resnet28.*resnet18.*timm/NAME"),
     ("deeplabv3_resnet50", "segmentation"), ("quantized_resnet18", "quantised"), ("", "resnet18")])
 def test_other_names_are_refused_with_the_reason(name, reason):
@@ -81,18 +76,6 @@ def test_other_names_are_refused_with_the_reason(name, reason):
 def test_too_small_pictures_are_named_when_the_network_is_built():
     with pytest.raises(ValueError, match="'vgg11' gives no features .* at 16 px.*grow_from=none.*too small"):
         build_backbone("vgg11", None, 16)
-
-
-def test_a_vit_takes_a_checkpoint_of_another_picture_size():
-    """As when the best epoch of a training with growing pictures is an early one."""
-    trained, kept = (build_backbone("vit_b_16", None, size)[0].eval() for size in (64, 48))
-    own = trained.encoder.pos_embedding
-    trained.load_state_dict(trained.state_dict())
-    assert trained.encoder.pos_embedding is own  # an optimiser may hold it
-    kept.load_state_dict(trained.state_dict())
-    picture = torch.rand(1, 3, 48, 48)
-    with torch.inference_mode():
-        assert torch.equal(kept(picture), trained(picture))
 
 
 def test_unknown_weights_are_named():
@@ -147,13 +130,13 @@ def test_truncated_networks_are_the_first_three_stages(short, whole):
     assert width == 256 and torch.equal(network.eval()(pictures), full.eval()(pictures))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "efficientnet_b0"])
 def test_parameters_keep_the_names_of_torchvision(name):
     with torch.device("meta"):
         whole = torchvision.models.get_model(name).state_dict()
         ours = build_backbone(name, None, 224)[0].state_dict()
     assert set(whole) - set(ours) <= {f"{layer}.{key}" for key in ("weight", "bias")
-                                      for layer in ("fc", "classifier.1", "classifier.3", "heads.head")}
+                                      for layer in ("fc", "classifier.1", "classifier.3")}
     assert all(whole[key].shape == tensor.shape for key, tensor in ours.items())
 
 
@@ -177,43 +160,6 @@ def test_building_draws_no_random_numbers_beyond_the_weights():
     torch.manual_seed(3)
     build_backbone("resnet14", None, 64)
     assert torch.rand(1) == expected
-
-
-def small_vit():
-    torch.manual_seed(0)
-    vit = torchvision.models.VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16,
-                                               mlp_dim=32)
-    vit.heads = nn.Identity()
-    return vit.eval()
-
-
-def test_a_vision_transformer_is_torchvisions_at_the_size_of_its_weights():
-    pictures = torch.rand(2, 3, 32, 32)
-    expected = small_vit()(pictures)
-    assert torch.equal(AnySizeViT(small_vit(), 32).eval()(pictures), expected)
-
-
-@pytest.mark.parametrize("size", [24, 28, 32, 40, (32, 48)])
-def test_a_vision_transformer_learns_its_positions_at_any_size(size):
-    vit = AnySizeViT(small_vit(), 28)
-    assert vit.encoder.pos_embedding.shape == (1, 1 + 4 * 4, 16)  # 28 px are enlarged to four patches of 8
-    rows, columns = (size, size) if isinstance(size, int) else size
-    features = vit(torch.rand(2, 3, rows, columns))
-    features.square().mean().backward()
-    assert features.shape == (2, 16) and (vit.encoder.pos_embedding.grad.abs().sum(2) > 0).all()
-
-
-def test_checkpoints_of_a_vision_transformer_depend_on_the_picture_size_only():
-    large = torchvision.models.VisionTransformer(64, 8, 2, 2, 16, 32)  # as weights for larger pictures bring it
-    AnySizeViT(small_vit(), 24).load_state_dict(AnySizeViT(large, 24).state_dict())
-
-
-def test_resized_positions_keep_the_class_token_and_the_directions():
-    rows = torch.linspace(0, 3, 4).repeat_interleave(4)
-    positions = torch.cat([torch.tensor([9.0]), rows])[None, :, None]
-    resized = resize_positions(positions, 2, 8)[0, :, 0]
-    assert resized[0] == 9 and resized[1:].view(2, 8).std(1).max() < 1e-6
-    assert resized[1:].view(2, 8)[:, 0].tolist() == pytest.approx([0.5, 2.5], abs=0.2)
 
 
 def test_depthwise_convolutions_stay_in_single_precision_on_a_cpu():

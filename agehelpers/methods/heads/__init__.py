@@ -10,9 +10,6 @@ from agehelpers.methods.heads.mean_variance import MeanVarianceHead
 from agehelpers.methods.heads.ordinal import CoralHead, CornHead, OrdinalHead
 from agehelpers.methods.heads.stagewise import StagewiseHead
 
-__all__ = ["HEADS", "DistributionHead", "Head", "RegressionHead", "build_head", "check_head", "check_outputs",
-           "median_age"]
-
 HEADS: dict[str, type[Head]] = {
     "regression": RegressionHead, "distribution": DistributionHead, "mean_variance": MeanVarianceHead,
     "ordinal": OrdinalHead, "coral": CoralHead, "corn": CornHead, "stagewise": StagewiseHead, "compare": CompareHead}

@@ -2,8 +2,8 @@
 
 A head is a module from features [B, C] to raw outputs [B, K] that knows what they mean:
 
-- ``loss(outputs, ages)``: the loss of each picture, [B];
-- ``ages(outputs)``: predictions in years, [B];
+- ``loss(outputs, ages)``: the loss of each picture, [B], by default the absolute error of ``ages``;
+- ``ages(outputs)``: predictions in years, [B], by default read from the distribution, or else the single output;
 - ``distribution(outputs)``: probabilities of the ages 0, 1, ..., 100, [B, 101], or None where it has none; ages and
   spread follow from it, once `adjust` has been called for rare ages too (`training.decoding`);
 - ``start_at(ages)``: set the biases so that the untrained head predicts what the training ages suggest;
@@ -41,14 +41,17 @@ class Head(nn.Module):
         self.tau, self.prior = float(tau), tuple(map(float, prior))
 
     def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
-        """Loss of each picture, [B]."""
-        raise NotImplementedError
+        """Absolute error of `ages`, [B]."""
+        predicted = self.ages(outputs)
+        check_outputs(outputs, outputs.shape[1], ages)
+        return F.l1_loss(predicted, ages, reduction="none")
 
     def ages(self, outputs: Tensor) -> Tensor:
-        """Predictions in years, [B]: `age_of` the adjusted distribution."""
+        """Predictions in years, [B]: `age_of` the adjusted distribution, or the output itself where there is none."""
         p = self.adjusted(outputs)
         if p is None:
-            raise NotImplementedError
+            check_outputs(outputs, 1)
+            return outputs[:, 0]
         return self.age_of(p)
 
     def age_of(self, p: Tensor) -> Tensor:
@@ -117,16 +120,11 @@ class RegressionHead(Head, nn.Linear):
 
     def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
         """Of |output - age|, [B]."""
-        check_outputs(outputs, 1, ages)
         if self.regression_loss == "l1":
-            return F.l1_loss(outputs[:, 0], ages, reduction="none")
+            return super().loss(outputs, ages)
+        check_outputs(outputs, 1, ages)
         delta = self.HUBER if self.regression_loss == "huber" else 1e9
         return F.huber_loss(outputs[:, 0], ages, reduction="none", delta=delta)
-
-    def ages(self, outputs: Tensor) -> Tensor:
-        """The output itself, [B]."""
-        check_outputs(outputs, 1)
-        return outputs[:, 0]
 
     def start_at(self, ages: Tensor) -> None:
         """The untrained prediction is near the median, the constant with the least absolute error."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from agehelpers.methods.heads.base import Head, check_outputs
+from agehelpers.methods.heads.base import Head
 
 
 class CompareHead(Head):
@@ -43,16 +43,6 @@ class CompareHead(Head):
         hidden = self.own(features)[:, None] + self.other(self.known)[chosen]  # [B, NEAREST, HIDDEN]
         compared = self.known_ages[chosen] + self.difference(hidden.relu())[..., 0]
         return (F.softmax(nearest / self.TEMPERATURE, 1) * compared).sum(1, keepdim=True)
-
-    def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
-        """|age - output|, [B]."""
-        check_outputs(outputs, 1, ages)
-        return F.l1_loss(outputs[:, 0], ages, reduction="none")
-
-    def ages(self, outputs: Tensor) -> Tensor:
-        """The output itself, [B]."""
-        check_outputs(outputs, 1)
-        return outputs[:, 0]
 
     def start_at(self, ages: Tensor) -> None:
         """Before there are references the prediction is near the median."""

@@ -1,7 +1,6 @@
 """The head of SSR-Net: an age from coarse to fine, in stages whose bins shift and stretch."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from agehelpers.data.bands import MAX_AGE
 from agehelpers.methods.heads.base import Head, check_outputs
@@ -25,11 +24,6 @@ class StagewiseHead(Head):
     def forward(self, features: Tensor) -> Tensor:
         """The features are the outputs, [B, 21]."""
         return features
-
-    def loss(self, outputs: Tensor, ages: Tensor) -> Tensor:
-        """|predicted age - age|, [B]."""
-        check_outputs(outputs, WIDTH, ages)
-        return F.l1_loss(self.ages(outputs), ages, reduction="none")
 
     def ages(self, outputs: Tensor) -> Tensor:
         """The formula above, in years [B]."""
