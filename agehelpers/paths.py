@@ -4,6 +4,7 @@ In a checkout everything lies inside it. Installed from a wheel, runs lie where 
 system keeps them for its users (platformdirs). Environment variables override each folder.
 """
 
+import importlib
 import json
 import os
 import platform
@@ -100,6 +101,14 @@ def write_atomically(path: Path, data: bytes | str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write `value` as indented JSON, atomically."""
     return write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def needed(module: str, what: str, package: str) -> Any:
+    """`module`, imported where it is used; ImportError says what needs it, and which `package` to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ImportError(f"{what} needs {package}, which is missing: pip install {package}") from None
 
 
 PACKAGES = ("agehelpers", "torch", "torchvision", "torchmetrics", "numpy", "pandas", "pillow",

@@ -200,7 +200,7 @@ def test_every_command_that_the_package_names_exists():
 def test_what_is_not_installed_is_one_line(faces, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["grid", "--profile", "ci", "--faces", str(faces), "--set", "limit=40", "epochs=1"]) == 1
-    assert "the grid needs optuna: pip install optuna" in capsys.readouterr().err
+    assert "the grid needs optuna, which is missing: pip install optuna" in capsys.readouterr().err
 
 
 def test_a_wrong_head_is_refused_before_pictures_are_read(faces, monkeypatch, capsys):

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from agehelpers import paths
 from agehelpers.config import load_config
-from agehelpers.data.decoder import open_picture
 from agehelpers.data.faces import faces_folder
 from agehelpers.data.labels import label_error, utkface_labels
 from agehelpers.data.splits import make_split, split_hash
@@ -158,17 +157,14 @@ def updated(text: str, names: Sequence[str]) -> str:
 
 def strip(shown: int = 8) -> Figure:
     """Drawn faces of many ages, with the prediction of a network that learned from others, and its 90 % interval."""
-    import matplotlib.pyplot as plt
+    from agehelpers import plots
 
     config = load_config("ci")
     test = latest_run(config).part("test").sort_values("age")
     test = test.iloc[[round((number + 0.5) / shown * len(test)) for number in range(shown)]]
-    drawn, axes = plt.subplots(1, shown, figsize=(12.5, 2.1), layout="constrained")
-    for ax, row in zip(axes, test.to_dict("records"), strict=True):
-        ax.imshow(open_picture(faces_folder(config) / row["name"]))
-        ax.set_title(f"{row['prediction']:.0f} years\n({row['lower_90']:.0f} to {row['upper_90']:.0f})", fontsize=11)
-        ax.set(xticks=[], yticks=[], xlabel=f"drawn as {row['age']}")
-    return drawn
+    titles = [f"drawn as {row.age}:\n{row.prediction:.0f} ({row.lower_90:.0f} to {row.upper_90:.0f})"
+              for row in test.itertuples()]
+    return plots.face_grid([faces_folder(config) / name for name in test["name"]], titles, columns=shown)
 
 
 def figures(name: str = FIGURE) -> dict[str, Figure]:
@@ -200,7 +196,7 @@ def update(root: Path) -> None:
               root / "data" / "suspected_labels.csv": suspected_labels().to_csv(index=False)}
     for name, figure in figures().items():
         with paths.replacing(root / "docs" / f"{name}.png") as part:
-            figure.savefig(part, format="png", dpi=110)
+            figure.savefig(part, format="png", dpi=110, bbox_inches="tight")
     for file, text in texts.items():
         paths.write_atomically(file, text)
 

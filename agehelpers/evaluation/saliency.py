@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from agehelpers import paths
 from agehelpers.data.augmentation import whole_pictures
 from agehelpers.data.decoder import decode
 from agehelpers.devices import pick_device
@@ -84,13 +85,9 @@ def saliency_maps(model: AgeEstimationModel, images: Tensor) -> np.ndarray:
     to the prediction less the head's bias. Behind a softmax they stay far below what hiding that part of the face
     changes: see `deletion`. ImportError without captum, ValueError without such a stage. `model` is left as it was.
     """
-    try:
-        from captum.attr import LayerGradCam
-    except ImportError:
-        raise ImportError("saliency maps need captum, which is missing: pip install captum, or all that the notebooks "
-                          "need with pip install -e .[notebooks]") from None
+    attr = paths.needed("captum.attr", "a saliency map", "captum")
     model, parts = deepcopy(model).eval().requires_grad_(False), []
-    cam = LayerGradCam(lambda seen: expected_ages(model, seen), last_stage(model, images[:1]))
+    cam = attr.LayerGradCam(lambda seen: expected_ages(model, seen), last_stage(model, images[:1]))
     for part in images.split(32):
         cells, *mirrored = cam.attribute(part).detach().split(len(part))
         for other in mirrored:

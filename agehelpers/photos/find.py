@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agehelpers import paths
 from agehelpers.photos.placement import Placement
 
 LONGEST, LONGEST_TURNED = 4000, 2000  # pixels; larger copies of a photo are searched smaller
@@ -36,11 +37,7 @@ def find_faces(photo: np.ndarray) -> list[Found]:
     """
     import cv2
 
-    try:
-        import dlib
-    except ModuleNotFoundError as error:
-        raise ImportError("dlib, which finds faces, is not installed: pip install dlib-bin (or agehelpers[photos]), "
-                          "or give Estimator(find=...) a function of your own") from error
+    dlib = paths.needed("dlib", "finding faces, unless by Estimator(find=...),", "dlib-bin")
     height, width = photo.shape[:2]
     detector, found = dlib.get_frontal_face_detector(), []
     for degrees in TURNS:

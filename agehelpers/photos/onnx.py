@@ -48,10 +48,7 @@ class OnnxEstimator(PhotoReader):
 
 def _session(file: Path) -> tuple[Any, Mapping[str, str]]:
     """An inference session of an ONNX file, and its metadata."""
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise ImportError("ONNX files need onnxruntime: pip install onnxruntime (or agehelpers[export])") from error
+    onnxruntime = paths.needed("onnxruntime", "an ONNX file", "onnxruntime")
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; `agehelpers export` writes it")
     try:
@@ -100,12 +97,7 @@ def export(checkpoint: Path, folder: Path) -> list[Path]:
 def _write(model: Any, example: Any, given: str, names: list[str], file: Path, facts: dict[str, Any]) -> Path:
     import torch
 
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  (torch's exporter needs it)
-    except ModuleNotFoundError as error:
-        raise ImportError("to write ONNX files needs onnx and onnxscript: pip install onnx onnxscript "
-                          "(or agehelpers[export])") from error
+    onnx, _ = (paths.needed(name, "the export", name) for name in ("onnx", "onnxscript"))
     batch = torch.export.Dim("batch")
     program: Any = torch.onnx.export(model.eval(), (example,), input_names=[given], output_names=names, dynamo=True,
                                 dynamic_shapes=({0: batch},), verbose=False)

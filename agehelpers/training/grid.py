@@ -188,17 +188,13 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -
 
 def _study(folder: Path) -> optuna.Study:
     """Optuna's study in the journal of `folder`, made on first use."""
-    try:
-        import optuna
-    except ImportError:
-        raise ImportError("the grid needs optuna: pip install optuna, or the extra `notebooks`") from None
-    from optuna.storages import JournalStorage
+    optuna = paths.needed("optuna", "the grid", "optuna")
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))), study_name="grid",
-                               direction="minimize", load_if_exists=True)
+    journal = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    return optuna.create_study(storage=journal, study_name="grid", direction="minimize", load_if_exists=True)
 
 
 def _train_cell(study: optuna.Study, cell: Cell, budget: str, faces: Faces, folder: Path) -> None:
