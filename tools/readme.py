@@ -90,8 +90,7 @@ def start_block() -> str:
     found = {name: [one for one in made if family[one.name] == name and one.facts["split"] == split]
              for name in RECIPES}
     measured = {name: records for name, records in found.items() if records}
-    ours = next(iter(RECIPES)) in measured
-    table = comparison.against(measured, labels) if ours else pd.DataFrame(columns=["recipe"])
+    table = comparison.against(measured, labels) if measured else pd.DataFrame(columns=["recipe"])
     return render("start", rows=table.to_dict("records"), recipes=RECIPES,
                   configs={name: records[0].settings for name, records in measured.items()},
                   missing=[name for name in RECIPES if name not in set(table["recipe"])],
