@@ -82,5 +82,5 @@ def promise(overall: pd.Series, by_age: pd.DataFrame) -> str:
 def accepted(row: pd.Series, who: str) -> str:
     """False acceptances among those below a limit, by a row of `age_limits.at_cutoff`, with their count."""
     n, share = int(row["younger"]), ConfidenceInterval(*row[["false_acceptance", "fa_low", "fa_high"]])
-    few = ", little evidence" if n < 50 else ""
+    few = " (few faces: little evidence)" if n < 50 else ""
     return f"Of {n} {who} {round(n * share.value)} are let through, {share:.0%}{few}"

@@ -77,4 +77,5 @@ def test_promise_by_hand_and_reversed():
 
 def test_accepted_by_hand():
     row = pd.Series({"younger": 26.0, "false_acceptance": 16 / 26, "fa_low": 0.38, "fa_high": 0.82})
-    assert findings.accepted(row, "faces") == "Of 26 faces 16 are let through, 62% (38% to 82%), little evidence"
+    assert findings.accepted(row, "faces") == (
+        "Of 26 faces 16 are let through, 62% (38% to 82%) (few faces: little evidence)")

@@ -67,9 +67,9 @@ def test_the_starting_point_stands_beside_ours(monkeypatch):
         "| `laptop_lite0`: ours | tiny, w | 2 | 4.00 | **4.50** | 4.00 to 5.00 |  |",
         "| `start_printed`: the starting point's, as printed | tiny, w | 1 | 6.50 | **7.00** | one run | "
         "+2.50 (+2.50 to +2.50) |",
-        "| `laptop_holdout`: ours on a larger network, the profile `laptop` | | | | not measured | | |",
-        "| `start_tuned`: the same at the best cell of its own grid | | | | not measured | | |",
-        "| `scratch_holdout`: ours from random weights | | | | not measured | | |"]  # its record is of an older list
+        "| `laptop_holdout`: ours on a larger network, the profile `laptop` | | | | not measured on this split | | |",
+        "| `start_tuned`: the same at the best cell of its own grid | | | | not measured on this split | | |",
+        "| `scratch_holdout`: ours from random weights | | | | not measured on this split | | |"]  # on an older one
     assert "*5.418*" in readme.start_block()
 
 
