@@ -29,7 +29,7 @@ test-methods: .env-stamp
 
 # Notebook 09 clicked through in JupyterLab, an upload included (needs Chromium; screenshots in build/browser).
 test-browser: .env-stamp
-	$(BIN)/python -m pip install --quiet playwright
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[browser]'
 	AGEHELPERS_TEST_BROWSER=1 AGEHELPERS_PROFILE=ci $(BIN)/pytest --quiet -W default tests/test_browser.py
 
 # Every committed record that is missing and can be made here (hours on a CPU; resumable), then README and figures.

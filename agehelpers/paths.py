@@ -107,7 +107,7 @@ def needed(module: str, what: str, package: str) -> Any:
     """`module`, imported where it is used; ImportError says what needs it, and which `package` to install."""
     try:
         return importlib.import_module(module)
-    except ImportError:
+    except ModuleNotFoundError:
         raise ImportError(f"{what} needs {package}, which is missing: pip install {package}") from None
 
 

@@ -3,6 +3,7 @@
     python benchmarks/peers_report.py
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from agehelpers.evaluation.bootstrap import confidence_interval
 from agehelpers.evaluation.errors import cs
 from agehelpers.evaluation.subgroups import by_subgroup
 from agehelpers.evaluation.tables import add_clusters
+from agehelpers.photos.estimator import PACKAGED
 from agehelpers.plots import style
 from agehelpers.training.records import load_record, with_labels
 
@@ -138,7 +140,8 @@ def page(folder: Path = RECORD) -> tuple[str, Figure]:
     table, peers, facts = read(folder)
     found, groups = measured(table, peers, facts)
     missing = [peer.title for peer in PEERS.values() if peer.model not in set(peers["model"])]
-    text = TEMPLATE.render(measured=found, groups=groups, peers=peers, facts=facts, missing=missing)
+    packaged = hashlib.sha256(PACKAGED.read_bytes()).hexdigest()
+    text = TEMPLATE.render(measured=found, groups=groups, peers=peers, facts=facts, missing=missing, packaged=packaged)
     return text, figure(table, found, groups)
 
 

@@ -52,7 +52,7 @@ def at_equal_ages(table: pd.DataFrame, groups: str) -> str:
     """What equal ages do to the distance between the best and the worst served subgroup of `standardised`."""
     before, after = (table[column].max() - table[column].min() for column in ("gap", "standardised_gap"))
     change = "shrinks" if after < before else "grows"
-    return f"At equal ages the largest distance between {groups} {change} from {before:.1f} to {after:.1f} years"
+    return f"At equal ages the largest distance between {groups} {change} from {before:.2f} to {after:.2f} years"
 
 
 def pull(slope: ConfidenceInterval) -> str:
@@ -73,10 +73,11 @@ def straightened(changes: pd.DataFrame) -> str:
 
 def promise(overall: pd.Series, by_age: pd.DataFrame) -> str:
     """What a level promises and whom it fails most, by rows of `intervals.coverage`: all, and by age band."""
-    level, least = overall["level"], by_age.iloc[by_age["coverage"].argmin()]
-    fails = "it fails no age band" if least["high"] >= level else (
-        f"at {least['age_band']} it holds only {least['coverage']:.0%} ({least['low']:.0%} to {least['high']:.0%})")
-    return f"The {level:.0%} interval holds {overall['coverage']:.1%} of all labels; {fails}"
+    level = overall["level"]
+    failed = by_age[by_age["high"] < level].nsmallest(1, "coverage").to_dict("records")
+    fails = [f"at {row['age_band']} it holds only {row['coverage']:.0%} ({row['low']:.0%} to {row['high']:.0%})"
+             for row in failed] or ["no age band is shown to get less"]
+    return f"The {level:.0%} interval holds {overall['coverage']:.1%} of all labels; {fails[0]}"
 
 
 def accepted(row: pd.Series, who: str) -> str:

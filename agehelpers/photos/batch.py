@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from agehelpers import paths
 from agehelpers.data.decoder import PictureError
 from agehelpers.photos.placement import Placement
-from agehelpers.photos.reader import PhotoReader
+from agehelpers.photos.reader import AT_ONCE, PhotoReader
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 COLOUR = "#ffd400"
@@ -38,8 +38,8 @@ def photo_files(named: Sequence[Path]) -> list[Path]:
 
 def predict_photos(estimator: PhotoReader, files: Sequence[Path], cropped: bool = False, annotated: Path | None = None
                    ) -> Iterator[pd.DataFrame]:
-    """The table of each file in turn, crops 64 at once; with `annotated`, photos with faces are drawn there."""
-    at_once = 64 if cropped else 1
+    """The table of each file in turn, many crops at once; with `annotated`, photos with faces are drawn there."""
+    at_once = AT_ONCE if cropped else 1
     for start in range(0, len(files), at_once):
         for name, table in estimator(files[start:start + at_once], cropped).groupby("photo", sort=False):
             if annotated is not None and table["prediction"].notna().any():

@@ -44,9 +44,9 @@ def test_apart_by_hand_and_reversed():
 def test_at_equal_ages_by_hand_and_reversed():
     table = pd.DataFrame({"gap": [0.4, -1.4], "standardised_gap": [0.5, -0.3]})
     assert findings.at_equal_ages(table, "genders") == (
-        "At equal ages the largest distance between genders shrinks from 1.8 to 0.8 years")
+        "At equal ages the largest distance between genders shrinks from 1.80 to 0.80 years")
     turned = table.rename(columns={"gap": "standardised_gap", "standardised_gap": "gap"})
-    assert "grows from 0.8 to 1.8 years" in findings.at_equal_ages(turned, "genders")
+    assert "grows from 0.80 to 1.80 years" in findings.at_equal_ages(turned, "genders")
 
 
 @pytest.mark.parametrize("ends, said", [((0.9, 0.95), "are pulled towards the middle"), ((0.98, 1.02), "show no pull"),
@@ -71,7 +71,9 @@ def test_promise_by_hand_and_reversed():
                           "high": [1.0, 0.86]})
     assert findings.promise(overall, table) == (
         "The 90% interval holds 90.3% of all labels; at 70+ it holds only 81% (76% to 86%)")
-    assert findings.promise(overall, table.assign(high=1.0)).endswith("it fails no age band")
+    assert findings.promise(overall, table.assign(high=1.0)).endswith("no age band is shown to get less")
+    few = pd.concat([table, table.iloc[[1]].assign(age_band="100+", coverage=0.5, low=0.1, high=0.95)])
+    assert "at 70+ it holds only" in findings.promise(overall, few)  # a lower share of few faces shows nothing
     assert "at 0-2 it holds only" in findings.promise(overall, table.assign(age_band=["70+", "0-2"]))
 
 
