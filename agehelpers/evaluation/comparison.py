@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,11 @@ def _place(record: Record) -> int:
     return list(PROTOCOLS).index(record.settings["protocol"])
 
 
+def _hardware(facts: dict[str, Any]) -> str:
+    machine = facts["hardware"]
+    return machine["card"] or f"{machine['threads']} of {machine['cores']} CPU cores, {facts['precision']}"
+
+
 def test_part(record: Record, labels: pd.DataFrame) -> pd.DataFrame:
     """Test predictions of a record, with the clusters of the label table."""
     return add_clusters(record.part("test"), labels)
@@ -60,10 +66,10 @@ def summary(records: Sequence[Record], labels: pd.DataFrame) -> pd.DataFrame:
     """One row a family of records (one recipe on several splits or seeds): the mean, never the best.
 
     Records are a family where their names are alike but for a number at the end. Columns family, protocol, runs,
-    network, splits, of ("splits" or "seeds": what differs), pictures (test), baseline (median baseline's MAE), minutes
-    (of training, mean), place, and for mae (years) and cs5 (a share) the mean, _low, _high and _sd. For one run low and
-    high are the 95 % bootstrap interval over test pictures and sd is NaN; for several they are the lowest and highest
-    run, and sd is the standard deviation.
+    network, splits, of ("splits" or "seeds": what differs), pictures (test), baseline (median baseline's MAE), training
+    (mean minutes on each kind of hardware), and for mae (years) and cs5 (a share) the mean, _low, _high and _sd. For
+    one run low and high are the 95 % bootstrap interval over test pictures and sd is NaN; for several they are the
+    lowest and highest run, and sd is the standard deviation.
     Means too, in years: balanced, the balanced MAE, and by the decoding without adjustment for rare ages plain_mae and
     plain_balanced.
     """
@@ -75,7 +81,9 @@ def summary(records: Sequence[Record], labels: pd.DataFrame) -> pd.DataFrame:
 
 def _family_row(family: str, members: list[Record], labels: pd.DataFrame) -> dict[str, object]:
     facts = members[0].facts
-    config, hardware = facts["config"], facts["hardware"]
+    config = facts["config"]
+    times = pd.Series([one.facts["training_seconds"] / 60 for one in members]).groupby(
+        [_hardware(one.facts) for one in members], sort=False).mean()
     tests = [test_part(record, labels) for record in members]
     splits = list(dict.fromkeys(record.facts["split"] for record in members))
     row = {"family": family, "protocol": config["protocol"], "runs": len(members),
@@ -83,8 +91,7 @@ def _family_row(family: str, members: list[Record], labels: pd.DataFrame) -> dic
            "splits": ", ".join(splits), "of": "splits" if len(splits) > 1 else "seeds",
            "pictures": round(np.mean([len(test) for test in tests])),
            "baseline": np.mean([baseline_of(record) for record in members]),
-           "minutes": np.mean([record.facts["training_seconds"] for record in members]) / 60,
-           "place": hardware["card"] or f"{hardware['threads']} of {hardware['cores']} CPU cores, {facts['precision']}"}
+           "training": ", ".join(f"{minutes:.0f} min on {place}" for place, minutes in times.items())}
     for key, column in (("", "prediction"), ("plain_", "plain")):
         found = [(test.get(column, test["prediction"]) - test["age"]).abs() for test in tests]
         row |= {f"{key}mae": np.mean([error.mean() for error in found]), f"{key}balanced": np.mean(

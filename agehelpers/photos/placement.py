@@ -38,6 +38,11 @@ class Placement:
         return Placement(self.place(inner.centre), self.half * inner.half)
 
 
+# Crops of one face, a little apart, whose mean is predicted: aligned crops are not quite where a data set's own lie.
+VIEWS = tuple(Placement(shift, complex(scale)) for shift, scale in (
+    (0j, 1), (0.04 + 0j, 0.95), (-0.04 + 0j, 0.95), (0.04j, 1.05), (-0.04j, 1.05)))
+
+
 def cut(picture: np.ndarray, where: Placement, side: int = SEEN) -> np.ndarray:
     """The crop at `where` of a picture, uint8 [H, W, 3], as uint8 [side, side, 3]; beyond it the edge is repeated.
 

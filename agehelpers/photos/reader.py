@@ -12,7 +12,7 @@ from PIL import Image
 from agehelpers.data.decoder import PictureError, check_not_blank, check_square, open_picture, upright_rgb
 from agehelpers.data.whole import whole_arrays
 from agehelpers.photos.find import Finder, find_faces
-from agehelpers.photos.placement import Look, Placement, align, cut, unrest
+from agehelpers.photos.placement import VIEWS, Look, Placement, align, cut, unrest
 from agehelpers.training.calibration import attach_known
 
 Source = Path | str | Image.Image | np.ndarray
@@ -59,6 +59,7 @@ class PhotoReader:
         spread and intervals in years. `cropped`: the pictures are crops already, as the training's.
         """
         several = photos if isinstance(photos, Sequence) and not isinstance(photos, str) else [photos]
+        views = 1 if cropped else len(VIEWS)
         rows: list[dict[str, Any]] = []
         crops: list[np.ndarray] = []
         for number, source in enumerate(several):
@@ -76,14 +77,14 @@ class PhotoReader:
                 if side < SMALLEST:
                     row["reason"] = f"a face of {side:.0f} pixels is too small"
                 else:
-                    row["crop"] = len(crops)
-                    crops.append(picture if cropped else cut(picture, where))
+                    row["crop"] = len(crops) // views
+                    crops += [picture] if cropped else [cut(picture, where.then(view)) for view in VIEWS]
                 rows.append(row)
             if not places:
                 rows.append({"photo": name, "reason": "no face found"})
         columns = ["photo", "face", "reason", "x", "y", "side", "turn"]
         table = pd.DataFrame(rows, columns=[*columns, "crop"]).round(1)
-        found = self.ages(crops) if crops else pd.DataFrame({"prediction": pd.Series(dtype=float)})
+        found = self.ages(crops, views) if crops else pd.DataFrame({"prediction": pd.Series(dtype=float)})
         return table.join(found, on="crop").drop(columns="crop")
 
     def read(self, source: Source) -> np.ndarray:
@@ -117,8 +118,11 @@ class PhotoReader:
         return [where for face, where, third in zip(found, placed, again, strict=True)
                 if face.score >= SURE or (unrest(where, third) < RESTLESS and abs(where.half) <= abs(face.where.half))]
 
-    def ages(self, crops: Sequence[np.ndarray]) -> pd.DataFrame:
-        """Columns prediction, spread, lower_80, ... of aligned crops, about square, uint8 [H, W, 3] each."""
+    def ages(self, crops: Sequence[np.ndarray], views: int = 1) -> pd.DataFrame:
+        """Columns prediction, spread, lower_80, ... of aligned crops, about square, uint8 [H, W, 3] each.
+
+        Means over every `views` crops in turn, a row each.
+        """
         size, tables = self.pixels_size, []
         shrunk = np.stack([np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
                            for crop in crops])
@@ -126,7 +130,7 @@ class PhotoReader:
             for start in range(0, len(crops), AT_ONCE):
                 images = whole_arrays(shrunk[start:start + AT_ONCE], self.image_size)
                 tables.append(pd.DataFrame(self.years(images), dtype=float))
-        found = pd.concat(tables, ignore_index=True).round(1)
+        found = pd.concat(tables).groupby(np.arange(len(crops)) // views).mean().round(1)
         return attach_known(found, self.intervals) if self.intervals else found
 
     @staticmethod

@@ -84,8 +84,10 @@ def test_summary_by_hand():
     assert found.loc[0, ["mae_low", "mae_high"]].tolist() == pytest.approx(
         confidence_interval(off, clusters=LABELS["cluster"])[1:])
     assert found["baseline"].tolist() == [20] * 3 and found["pictures"].tolist() == [20] * 3
-    assert found["minutes"].tolist() == [2, 1.5, 2]
-    assert found["place"].tolist() == ["1 of 2 CPU cores, float32"] * 2 + ["GPU"]
+    cpu = "1 of 2 CPU cores, float32"
+    assert found["training"].tolist() == [f"2 min on {cpu}", f"2 min on {cpu}", "2 min on GPU"]
+    mixed = [record("two_0"), record("two_1", hardware={"card": "GPU"}, training_seconds=60), record("two_2")]
+    assert comparison.summary(mixed, LABELS)["training"].item() == "2 min on 1 of 2 CPU cores, float32, 1 min on GPU"
     assert found["network"].unique().tolist() == ["tiny, 24 px, from scratch"]
 
 

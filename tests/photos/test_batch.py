@@ -98,7 +98,8 @@ def test_what_is_drawn_is_where_the_face_is(own, photos):
 def test_crops_are_predicted_many_at_once(own, photos, tmp_path, monkeypatch):
     calls = []
     real = estimator.Estimator.ages
-    monkeypatch.setattr(estimator.Estimator, "ages", lambda self, crops: calls.append(len(crops)) or real(self, crops))
+    monkeypatch.setattr(estimator.Estimator, "ages",
+                        lambda self, crops, views: calls.append(len(crops)) or real(self, crops, views))
     Image.open(photos / "a.jpg").crop((0, 0, 150, 150)).save(photos / "0.jpg")
     for number in range(1, 70):
         shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")

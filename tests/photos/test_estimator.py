@@ -11,7 +11,7 @@ from agehelpers.photos import reader
 from agehelpers.photos.align import Aligner, save_aligner
 from agehelpers.photos.estimator import Estimator
 from agehelpers.photos.find import Found
-from agehelpers.photos.placement import Placement, cut
+from agehelpers.photos.placement import VIEWS, Placement, cut
 from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
 
 PLACES = [Placement(70 + 60j, 40 + 0j), Placement(200 + 90j, 50j), Placement(20 + 20j, 12 + 0j)]
@@ -105,6 +105,17 @@ def test_batches_and_threads_change_no_prediction(estimator, photo, monkeypatch)
     assert len(results) == 4
     for result in results:
         assert result == pytest.approx(results[0], nan_ok=True)
+
+
+def test_a_face_in_a_photo_has_the_mean_age_of_five_views(estimator, photo, monkeypatch):
+    monkeypatch.setattr(estimator, "years", lambda images: {
+        "prediction": 50 + 10 * images[:, ::2].mean((1, 2, 3)), "spread": np.ones(len(images))})
+    found, views = estimator(photo), [cut(photo, PLACES[0].then(view)) for view in VIEWS]
+    apart = estimator.ages(views)["prediction"]
+    assert apart.nunique() > 2 and found["prediction"][0] == pytest.approx(apart.mean(), abs=0.1)
+    assert estimator.ages(views, 5)["prediction"].tolist() == found["prediction"].tolist()[:1]
+    assert found["prediction"][0] != apart[0] and VIEWS[0] == Placement(0j, 1 + 0j)
+    assert {view.centre for view in VIEWS} == {-view.centre for view in VIEWS}
 
 
 def test_without_an_aligner_crops_are_read_and_photos_are_not(trained, photo):
