@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="command", required=True)
 
     index = commands.add_parser("index", help="label table of a folder of pictures, and what is wrong with it")
-    index.add_argument("folder", type=Path)
+    index.add_argument("folder", type=Path, help="or a CSV with columns path, age and, if you like, subgroups")
     index.add_argument("--out", type=Path, required=True, help="CSV to write")
 
     download = commands.add_parser("download", help="fetch UTKFace from Kaggle")
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
         command.add_argument("--profile", help=f"{', '.join(settings.PROFILES)}; by default what fits this machine")
         command.add_argument("--method", help="a row of METHODS: its backbone, head and settings")
-        command.add_argument("--faces", help="folder of pictures named as UTKFace's")
+        command.add_argument("--faces", help="folder of pictures named as UTKFace's, or a CSV with columns path, age")
         command.add_argument("--record", help="keep the result under this name in the folder of records")
         command.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings")
         command.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")

@@ -24,7 +24,7 @@ class DataSettings:
     """Which pictures, in which parts, at which size (sides in pixels)."""
 
     faces: str | None = Field(
-        default=None, description="folder of pictures; none: UTKFace where it is found, else drawn faces")
+        default=None, description="folder of pictures or CSV of path and age; none: UTKFace if found, else drawn faces")
     protocol: str = Field(
         default="holdout", description="split protocol: holdout, benchmark, coral, coral_published, selection")
     split_seed: int = Field(

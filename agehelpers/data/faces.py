@@ -11,7 +11,7 @@ from agehelpers import paths
 from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset, on_device
 from agehelpers.data.drawn import sample_faces
-from agehelpers.data.labels import cached_labels, usable
+from agehelpers.data.labels import cached_labels, is_table, usable
 from agehelpers.data.names import ATTRIBUTES
 from agehelpers.data.pixels import load_pixels
 from agehelpers.data.splits import make_split, split_hash
@@ -51,13 +51,19 @@ class Faces:
                            self.device, training, attributes=codes)
 
 
-def faces_folder(config: Config) -> Path:
-    """Folder of the pictures of `config`; the drawn faces are made on first use."""
+def faces_of(config: Config) -> Path:
+    """Folder of the pictures of `config`, or the CSV that lists them; the drawn faces are made on first use."""
     if config.faces is not None:
         return Path(config.faces)
     if config.profile != "ci" and (found := paths.utkface_folder()) is not None:
         return found
     return sample_faces()
+
+
+def faces_folder(config: Config) -> Path:
+    """Folder from which the names in the label table of `config` start."""
+    faces = faces_of(config)
+    return faces.parent if is_table(faces) else faces
 
 
 def settle_conflicts(rows: pd.DataFrame, how: str) -> pd.DataFrame:
@@ -76,7 +82,7 @@ def settle_conflicts(rows: pd.DataFrame, how: str) -> pd.DataFrame:
 
 def labels_and_split(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Usable rows of the label table of the faces of `config`, and their split."""
-    labels = usable(cached_labels(faces_folder(config)))
+    labels = usable(cached_labels(faces_of(config)))
     return labels, make_split(labels, config.protocol, config.split_seed)
 
 

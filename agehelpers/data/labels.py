@@ -13,7 +13,7 @@ from PIL import Image
 from agehelpers import paths
 from agehelpers.data import decoder
 from agehelpers.data.duplicates import cluster_numbers, copy_pairs
-from agehelpers.data.names import VERDICTS, Label, parse_name
+from agehelpers.data.names import ATTRIBUTES, OLDEST, VERDICTS, Label, parse_name
 from agehelpers.data.registration import SIDE
 
 VERSION = 2  # of the table's content; raised when a folder comes out differently, so that no older cache is read
@@ -24,15 +24,18 @@ _TYPES = {"name": "str", "age": "Int64", "gender": "str", "ethnicity": "str", "t
           "sharpness": "Float64", "verdict": "str", "reason": "str"}
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """One entry of the folder: read once, decoded and measured; by column, ``thumbnail`` and ``grey``."""
+def _read(folder: Path, entry: str, label: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One entry of the folder: read once, decoded and measured; by column, ``thumbnail`` and ``grey``.
+
+    `label`: its columns by a table; None: what its name says.
+    """
     import cv2
 
     # A name that cannot be printed (and so not written to a CSV either) is shown escaped.
-    name = path.name if path.name.isprintable() else path.name.encode("unicode_escape").decode()
+    name = entry if entry.isprintable() else entry.encode("unicode_escape").decode()
     row: dict[str, Any] = {"name": name}
     try:
-        data = decoder.read_file(path)
+        data = decoder.read_file(folder / entry)
         row |= {"sha256": hashlib.sha256(data).hexdigest()[:16], "bytes": len(data)}
         picture = decoder.open_picture(data)
         grey = picture.convert("L")
@@ -45,7 +48,52 @@ def _read(path: Path) -> dict[str, Any]:
         decoder.check_square(picture, name)
     except decoder.PictureError as error:
         return row | Label("rejected", error.reason)._asdict()
-    return row | parse_name(path.name)._asdict()
+    return row | (parse_name(entry)._asdict() if label is None else label)
+
+
+def is_table(faces: Path) -> bool:
+    """Whether these faces are listed in a CSV."""
+    return Path(faces).suffix.lower() == ".csv" and not Path(faces).is_dir()
+
+
+def read_listed(file: Path) -> dict[str, dict[str, Any]]:
+    """Labels by picture of a CSV with a column path (from the CSV's folder), a column age, and others as subgroups.
+
+    Ages in years, of which full ones count. Other columns, gender and ethnicity among them, are text of any levels;
+    an empty field is unknown. Pictures of one `person`, where there is that column, are one cluster. ValueError where
+    path or age is missing, a path occurs twice, or a column has a name of the label table's.
+    """
+    try:
+        table = pd.read_csv(file, dtype="str", keep_default_na=False)
+    except ValueError as error:
+        raise ValueError(f"{file}: not a readable CSV ({error})") from error
+    columns = {str(column) for column in table}
+    if lost := {"path", "age"} - columns:
+        raise ValueError(f"{file}: no column {' and no column '.join(sorted(lost))}; it has {', '.join(columns)}")
+    if taken := columns & (set(_TYPES) - {"age", *ATTRIBUTES}):
+        raise ValueError(f"{file}: the column {min(taken)} has a name of the label table's; call it otherwise")
+    if (odd := table["path"].duplicated() | (table["path"] == "")).any():
+        raise ValueError(f"{file}, line {odd.to_numpy().argmax() + 2}: no path, or one that an earlier line has")
+    names, ages = table.pop("path").tolist(), pd.to_numeric(table.pop("age"), errors="coerce")
+    listed: dict[str, dict[str, Any]] = {}
+    for name, row, age in zip(names, table.to_dict("records"), ages, strict=True):
+        known = {str(key): value or None for key, value in row.items()}
+        listed[name] = known | ({"verdict": "ok", "reason": "", "age": int(age)} if 0 <= age < OLDEST + 1 else {
+            "verdict": "rejected", "reason": f"no age from 0 to {OLDEST} years"})
+    return listed
+
+
+def subgroup_columns(table: pd.DataFrame) -> list[str]:
+    """Columns of a label table or of predictions by which faces fall into 2 to 20 subgroups, gender before ethnicity.
+
+    Examples
+    --------
+    >>> subgroup_columns(pd.DataFrame({"name": ["a", "b"], "age": [1, 2], "region": ["north", "south"]}))
+    ['region']
+    """
+    text = [str(column) for column in table.select_dtypes(["object", "string", "category"])
+            if column not in ("name", "part", "timestamp", "sha256", "verdict", "reason", "person")]
+    return [column for column in text if 2 <= table[column].nunique() <= 20]
 
 
 def build_labels(folder: Path) -> pd.DataFrame:
@@ -54,15 +102,15 @@ def build_labels(folder: Path) -> pd.DataFrame:
 
 
 def index_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Label table of `folder`, and the table of its copies. Nothing in the folder stops it.
+    """Label table of `folder`, or of the CSV `folder` (see `read_listed`), and the table of its copies.
 
-    The label table has one row per entry, hidden ones excepted, sorted by name.
+    Nothing in the folder stops it. The label table has one row per entry, hidden ones excepted, sorted by name.
     Columns: ``name``; ``age`` (years), ``gender``, ``ethnicity``, ``timestamp`` as the name says; ``sha256``, first 16
     digits of the content's; ``cluster``, one number for copies of one photo (see `duplicates.copy_pairs`);
     ``copies``, files with this content; ``conflict``, copies disagree in a label; ``bytes``, size of the file;
     ``brightness``, mean grey level, 0 to 255 (luma of ITU-R BT.601); ``sharpness``, variance of the Laplacian of the
     grey levels (Pech-Pacheco et al., ICPR 2000), comparable between pictures of one size only, since it is measured at
-    the picture's own; ``verdict`` and ``reason``. What could not be read or decoded is NA.
+    the picture's own; ``verdict`` and ``reason``; then those of a CSV. What could not be read or decoded is NA.
     That of copies has one row per pair: ``name_a`` < ``name_b``, ``kind``, ``correlation`` (see
     `duplicates.copy_pairs`), ``age_a`` and ``age_b`` (years), sorted by names.
     FileNotFoundError, NotADirectoryError, ValueError: there is no such folder, it is a file, or it holds nothing.
@@ -70,14 +118,19 @@ def index_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder; `python -m agehelpers download` fetches UTKFace")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; name the folder that holds the faces")
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    listed: dict[str, dict[str, Any]] | None = None
+    if is_table(folder):
+        listed, folder = read_listed(folder), folder.parent
+    elif not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; name the folder that holds the faces, or a .csv of them")
+    names = sorted(listed or (name for name in os.listdir(folder) if not name.startswith(".")))
     if not names:
         raise ValueError(f"{folder} is empty; name the folder that holds the faces themselves")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(_read, (folder / name for name in names)))
-    table = pd.DataFrame(rows).reindex(columns=[*_TYPES, "thumbnail", "grey"])
+        rows = list(pool.map(lambda name: _read(folder, name, None if listed is None else listed[name]), names))
+    table = pd.DataFrame(rows)
+    types = _TYPES | {column: "str" for column in table if column not in (*_TYPES, "thumbnail", "grey")}
+    table = table.reindex(columns=[*types, "thumbnail", "grey"])
     good = table["verdict"] != "rejected"
     same = table[good].groupby("sha256")
     table["copies"] = same["name"].transform("size")
@@ -86,8 +139,13 @@ def index_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     thumbnails = np.array(table.loc[good, "thumbnail"].tolist(), np.uint8).reshape(-1, THUMBNAIL**2)
     greys = np.array(table.loc[good, "grey"].tolist(), np.uint8).reshape(-1, SIDE, SIDE)
     pairs = copy_pairs(table.loc[good, "sha256"], thumbnails, greys)
-    table.loc[good, "cluster"] = cluster_numbers(int(good.sum()), pairs)
-    table = table[list(_TYPES)].astype(_TYPES)
+    same_person = pairs[["a", "b"]]
+    if "person" in table:
+        places = np.arange(good.sum())
+        first = pd.Series(places).groupby(table.loc[good, "person"].to_numpy()).transform("first")
+        same_person = pd.concat([same_person, pd.DataFrame({"a": first, "b": places}).dropna()]).astype(int)
+    table.loc[good, "cluster"] = cluster_numbers(int(good.sum()), same_person)
+    table = table[list(types)].astype(types)
     a, b = (table[good].iloc[pairs[side]].reset_index(drop=True) for side in ("a", "b"))
     return table, pd.DataFrame({"name_a": a["name"], "name_b": b["name"], "kind": pairs["kind"],
                                 "correlation": pairs["correlation"], "age_a": a["age"], "age_b": b["age"]})
@@ -95,9 +153,14 @@ def index_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def cached_labels(folder: Path) -> pd.DataFrame:
     """The label table of `folder`, kept in the cache until a name, a size or a time of change in the folder differs."""
-    if not folder.is_dir():
+    if is_table(folder) and folder.is_file():
+        files = [folder, *(folder.parent / name for name in read_listed(folder))]
+    elif folder.is_dir():
+        files = list(folder.iterdir())
+    else:
         return build_labels(folder)  # says what is wrong
-    entries = sorted((entry.name, entry.lstat().st_size, entry.lstat().st_mtime_ns) for entry in folder.iterdir())
+    entries = sorted((file.name if folder.is_dir() else str(file), file.lstat().st_size, file.lstat().st_mtime_ns)
+                     for file in files if os.path.lexists(file))
     key = hashlib.sha256(repr((VERSION, decoder.VERSION, entries)).encode()).hexdigest()[:16]
     file = paths.cache_folder() / f"labels_{key}.csv"
     if not file.exists():
@@ -112,9 +175,11 @@ def write_labels(table: pd.DataFrame, path: Path) -> Path:
 
 def read_labels(path: Path) -> pd.DataFrame:
     """Read what `write_labels` wrote. ValueError where `path` is no label table."""
-    unknown = {column: [""] for column in _TYPES if column not in ("name", "verdict", "reason", "conflict")}
     try:
-        return pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values=unknown)[list(_TYPES)]
+        types = {str(column): "str" for column in pd.read_csv(path, nrows=0)} | _TYPES
+        unknown = {column: [""] for column in types if column not in ("name", "verdict", "reason", "conflict")}
+        return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=unknown)[[
+            *_TYPES, *(column for column in types if column not in _TYPES)]]
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} is no label table ({error}); make one with `python -m agehelpers index`") from error
 

@@ -23,10 +23,12 @@ def published() -> pd.DataFrame:
     return pd.read_csv(committed("published.csv"))
 
 
-def training_records(names: Container[str] | None = None) -> list[Record]:
-    """All kept records (or those of these `names`) that have predictions, by protocol, then by name."""
+def training_records(names: Container[str] | None = None, labels: pd.DataFrame | None = None) -> list[Record]:
+    """Kept records that have predictions (all, or of these `names`, or of faces in `labels`), by protocol and name."""
     folders = [file.parent for file in sorted(paths.records_folder().glob("*/predictions.csv"))]
-    return sorted((read_record(one) for one in folders if names is None or one.name in names), key=_place)
+    found = [read_record(one) for one in folders if names is None or one.name in names]
+    return sorted((one for one in found if labels is None or one.predictions["name"].isin(labels["name"]).all()),
+                  key=_place)
 
 
 def _place(record: Record) -> int:

@@ -41,10 +41,12 @@ def largest_error(table: pd.DataFrame) -> str:
 
 
 def apart(table: pd.DataFrame, within: str, groups: str) -> str:
-    """Where the errors of two groups differ most, of `by_subgroup(..., within, groups)`; cells of 30 faces or more."""
+    """Where the errors of some groups differ most, of `by_subgroup(..., within, groups)`; cells of 30 faces or more."""
     wide = table[table["n"] >= 30].pivot(index=within, columns=groups, values="mae").dropna()
-    years = wide.iloc[(wide.iloc[:, 0] - wide.iloc[:, 1]).abs().argmax()].sort_values()
-    return (f"At {years.name} {years.index[1]} faces are off by {years.iloc[1]:.1f} years, "
+    if wide.shape[1] < 2 or wide.empty:
+        return "No age band holds 30 faces of each subgroup"
+    years = wide.iloc[(wide.max(axis=1) - wide.min(axis=1)).argmax()].sort_values()
+    return (f"At {years.name} {years.index[-1]} faces are off by {years.iloc[-1]:.1f} years, "
             f"{years.index[0]} ones by {years.iloc[0]:.1f}")
 
 

@@ -113,6 +113,13 @@ def _comparable(predictions: pd.DataFrame, key: str, least: int) -> tuple[pd.Ser
     return subgroup, band.cat.set_categories(list(kept))
 
 
+def comparable(predictions: pd.DataFrame, key: str, least: int = 10) -> bool:
+    """Whether `standardised` finds two subgroups and an age band in which each has `least` pictures."""
+    with suppress(ValueError):
+        return bool(_comparable(predictions, key, least))
+    return False
+
+
 def standardised(predictions: pd.DataFrame, key: str, measure: str = "mae", least: int = 10,
                  resamples: int = 1000) -> pd.DataFrame:
     """Subgroups of `key` as if all had the ages of all pictures together (direct standardisation).

@@ -1,7 +1,7 @@
 """Records: what a run, a grid or an ablation left. config.json holds the facts, CSV files the tables.
 
 A run's predictions.csv is lean (`LEAN`): on reading, labels are joined (they are what the pictures' names say, so a
-record can be read where the pictures are not), and intervals are computed again.
+record can be read where the pictures are not; others are kept), and intervals are computed again.
 """
 
 import json
@@ -16,6 +16,7 @@ import pandas as pd
 
 from agehelpers import paths
 from agehelpers.data.faces import PARTS, Faces
+from agehelpers.data.labels import subgroup_columns
 from agehelpers.data.names import parse_name
 from agehelpers.devices import hardware, pick_precision
 from agehelpers.training.calibration import attach_intervals
@@ -69,9 +70,20 @@ def circumstances(faces: Faces, seconds: float, packages: tuple[str, ...] = ()) 
 def write_record(folder: Path, facts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> Path:
     """Write tables and facts to `folder`, config.json last: its presence says that all is there."""
     for name, table in tables.items():
-        columns = [column for column in LEAN if column in table] if name == "predictions" else list(table)
+        columns = [*_lean(table), *_own_labels(table)] if name == "predictions" else list(table)
         paths.write_atomically(folder / f"{name}.csv", table[columns].to_csv(index=False))
     return paths.write_json(folder / "config.json", facts).parent
+
+
+def _lean(predictions: pd.DataFrame) -> list[str]:
+    return [column for column in LEAN if column in predictions]
+
+
+def _own_labels(predictions: pd.DataFrame) -> list[str]:
+    """Columns of labels that the names of the pictures do not say."""
+    keys = [str(key) for key in predictions if key not in LEAN and not str(key).startswith(("lower_", "upper_"))]
+    said = [parse_name(name).age for name in predictions["name"]] == predictions["age"].tolist()
+    return [] if said and set(keys) <= set(LABELS) else keys
 
 
 def read_facts(folder: Path, needed: Sequence[str] = RUN_FACTS) -> dict[str, Any]:
@@ -98,29 +110,36 @@ def read_record(folder: Path, labels: pd.DataFrame | None = None) -> Record:
     missing += [] if (folder / "config.json").is_file() else ["config.json"]
     if missing:
         raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; is the run finished?")
-    tables = {name: pd.read_csv(file) for name, file in files.items()}
+    tables = {name: pd.read_csv(file, keep_default_na=False, na_values=[""]) for name, file in files.items()}
     facts = read_facts(folder, RUN_FACTS if "predictions" in tables else ())
     if "predictions" in tables:
-        lean = tables["predictions"][[column for column in LEAN if column in tables["predictions"]]]
-        tables["predictions"] = attach_intervals(with_labels(lean, labels))
+        tables["predictions"] = attach_intervals(with_labels(tables["predictions"], labels))
     return Record(folder.name, facts, tables)
 
 
+def label_columns(labels: pd.DataFrame) -> list[str]:
+    """Age, gender, ethnicity and what other subgroups there are."""
+    return list(dict.fromkeys([*LABELS, *subgroup_columns(labels)]))
+
+
 def with_labels(predictions: pd.DataFrame, labels: pd.DataFrame | None = None) -> pd.DataFrame:
-    """`predictions` with age, gender and ethnicity behind the name, from the label table or from the names themselves.
+    """`predictions` with `label_columns` behind the name, from the label table, or their own, or what names say.
 
     ValueError where a picture has no label.
     """
-    if labels is None:
+    if labels is None and (own := _own_labels(predictions) if "age" in predictions else []):
+        labels = predictions[["name", *own]].astype(dict.fromkeys(set(own) - {"age"}, "str"))
+    elif labels is None:
         read = [parse_name(name) for name in predictions["name"]]
         labels = pd.DataFrame({key: [getattr(one, key) for one in read] for key in LABELS}).assign(
             name=predictions["name"]).dropna(subset="age").astype({"gender": "str", "ethnicity": "str"})
-    known = labels.set_index("name")[list(LABELS)]
+    keys, lean = label_columns(labels), predictions[_lean(predictions)]
+    known = labels.set_index("name")[keys]
     if len(unknown := predictions.loc[~predictions["name"].isin(known.index), "name"]):
         raise ValueError(f"{len(unknown)} predicted pictures have no label, such as {unknown.iloc[0]}: give the label "
                          "table of these faces")
-    joined = predictions.join(known, on="name").astype({"age": "int64"})
-    return joined[["part", "name", *LABELS, *predictions.columns.drop(["part", "name"])]]
+    joined = lean.join(known, on="name").astype({"age": "int64"})
+    return joined[["part", "name", *keys, *lean.columns.drop(["part", "name"])]]
 
 
 def load_record(name: str, labels: pd.DataFrame | None = None) -> Record:

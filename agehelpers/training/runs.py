@@ -19,7 +19,7 @@ from agehelpers.training.calibration import interval_facts
 from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
 from agehelpers.training.decoding import choose_decoding
 from agehelpers.training.loop import OnEpoch, predict, train
-from agehelpers.training.records import LABELS, Record, circumstances, read_facts, read_record, write_record
+from agehelpers.training.records import Record, circumstances, label_columns, read_facts, read_record, write_record
 
 
 def train_faces(faces: Faces, folder: Path, resume: bool = True, on_epoch: OnEpoch | None = None) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def predictions_of(model: AgeEstimationModel, faces: Faces, part: str) -> pd.Dat
     seen = replace(faces.config, image_size=model.config.image_size)
     every = replace(faces, config=replace(faces.config, conflicts="keep"))  # training may have left out some
     found = predict(model, every.dataset(part), seen).round(3)
-    rows = faces.part(part)[["part", "name", *LABELS]].reset_index(drop=True)
+    rows = faces.part(part)[["part", "name", *label_columns(faces.table)]].reset_index(drop=True)
     return pd.concat([rows.astype({"age": "int64"}), found], axis=1)
 
 
@@ -62,7 +62,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
         if other or facts["split"] != faces.split:
             what = ", ".join(other) or "set of faces"
             raise FileExistsError(f"{folder} holds a finished run with another {what}; choose another name")
-        return read_record(folder)
+        return read_record(folder, labels_and_split(config)[0])
     history = train_faces(faces, folder, resume)
     best, within = load_model(folder / "best.safetensors"), config.balance_within
     chosen = {"decoding": choose_decoding(best, faces, within)} if within else {}

@@ -148,12 +148,15 @@ def test_facts_are_written_last(tmp_path, monkeypatch):
         assert (path.parent / "predictions.csv").exists()
         raise OSError("no space left on device")
 
-    table = pd.DataFrame({"part": ["test"], "name": ["a.jpg"], "age": [3], "prediction": [2.5], "lower_80": [1.0]})
+    name = "3_0_0_20170105000000000.jpg"
+    table = pd.DataFrame({"part": ["test"], "name": [name], "age": [3], "prediction": [2.5], "lower_80": [1.0]})
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
         patch.setattr(paths, "write_json", die)
         write_record(tmp_path, {"config": {}}, {"predictions": table})
     write_record(tmp_path, {"config": {}}, {"predictions": table, "grid": table})
-    assert (tmp_path / "predictions.csv").read_text() == "part,name,prediction\ntest,a.jpg,2.5\n"
+    assert (tmp_path / "predictions.csv").read_text() == f"part,name,prediction\ntest,{name},2.5\n"
+    write_record(tmp_path, {"config": {}}, {"predictions": table.assign(age=4)})
+    assert (tmp_path / "predictions.csv").read_text() == f"part,name,prediction,age\ntest,{name},2.5,4\n"
     assert (tmp_path / "grid.csv").read_text().startswith("part,name,age,prediction,lower_80\n")
 
 
