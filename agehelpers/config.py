@@ -1,8 +1,8 @@
 """One typed, frozen configuration, and the named profiles that are presets of it.
 
 Types, ranges and messages are pydantic's: its dataclasses stay plain dataclasses (`dataclasses.replace`, `asdict`),
-turn text from a command line into the type of a field, and refuse what does not fit. (tyro and jsonargparse begin at
-the command line, but a setting also comes from a notebook, a record or a checkpoint; cattrs leaves the ranges to us.)
+turn text from a command line into the type of a field, and refuse what does not fit. (A setting also comes from a
+notebook, a record or a checkpoint.)
 """
 
 import dataclasses
@@ -68,6 +68,7 @@ class MethodSettings:
         default="resnet18", description="our own, one of torchvision's classification networks, or timm/NAME")
     weights: str | None = Field(
         default=None, description="name of pretrained weights such as IMAGENET1K_V1; none: from scratch")
+    start_from: str | None = Field(default=None, description="fine-tune 'packaged', or best.safetensors of a run")
     front: Literal["spatial_transformer", "parts", "nested"] | None = Field(
         default=None, description="before the backbone: a learned warp, or views that share it; none: the picture")
     head: str = Field(default="distribution", description="a head of agehelpers.methods.heads.HEADS")

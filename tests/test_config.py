@@ -193,7 +193,7 @@ def test_only_what_differs_from_the_defaults_counts():
 OTHER = {str: "other", int: 7, float: 0.5, type(None): 8}
 CHOSEN = {"optimizer": "adamw", "schedule": "constant", "device": "cuda", "precision": "fp32", "conflicts": "drop",
           "decode": "mean", "faces": "elsewhere", "weights": "IMAGENET1K_V1", "front": "parts",
-          "label_shape": "laplace", "regression_loss": "huber"}
+          "label_shape": "laplace", "regression_loss": "huber", "start_from": "packaged"}
 
 
 @pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Config)

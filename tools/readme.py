@@ -68,8 +68,10 @@ def headline_block() -> str:
     """Markdown: our error on `holdout` in a sentence, and what to hold it against."""
     labels = utkface_labels()
     rows = comparison.summary(planned_records(), labels).set_index("family")
-    return render("headline", ours=rows.loc["laptop_holdout"], label_error=label_error(labels),
-                  start=rows.loc["start_printed"] if "start_printed" in rows.index else None)
+    start, small = (rows.loc[name] if {"start_printed", "laptop_lite0"} <= set(rows.index) else None
+                    for name in ("start_printed", "laptop_lite0"))
+    return render("headline", ours=rows.loc["laptop_holdout"], label_error=label_error(labels), start=start,
+                  small=small)
 
 
 def results_block() -> str:
@@ -140,7 +142,7 @@ def subgroup_page(name: str = FIGURE) -> str:
 
 def suspected_labels() -> pd.DataFrame:
     """`label_quality.suspects` from the out-of-fold predictions of the benchmark's splits that have a record."""
-    benchmark = [record.predictions for record in planned_records() if record.name.startswith("scratch_benchmark")]
+    benchmark = [record.predictions for record in planned_records() if record.name.startswith("laptop_benchmark")]
     found = label_quality.suspects(label_quality.out_of_fold(benchmark), utkface_labels())
     return found.round({"prediction": 1, "spread": 1})
 

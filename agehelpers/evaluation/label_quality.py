@@ -77,7 +77,7 @@ def out_of_fold(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     if not tables or any("spread" not in table for table in tables):
         raise ValueError("predictions of one split at least, with a column spread, are needed; `python -m tools.plan "
-                         "--only scratch_benchmark_0` makes such a record")
+                         "--only laptop_benchmark_0` makes such a record")
     rows = pd.concat([table[table["part"] != "train"] for table in tables], ignore_index=True)
     return rows.groupby("name", as_index=False).agg(age=("age", "first"), prediction=("prediction", "mean"),
                                                     spread=("spread", "mean"), splits=("prediction", "size"))

@@ -12,10 +12,8 @@ from agehelpers.devices import pick_device
 from agehelpers.photos.align import load_aligner, look
 from agehelpers.photos.find import Finder, find_faces
 from agehelpers.photos.reader import PhotoReader
-from agehelpers.training.checkpoints import load_checkpoint, load_model
+from agehelpers.training.checkpoints import PACKAGED, load_checkpoint, load_model
 from agehelpers.training.loop import outputs_of
-
-PACKAGED = Path(__file__).resolve().parent.parent / "weights" / "laptop.safetensors"
 
 
 class Estimator(PhotoReader):

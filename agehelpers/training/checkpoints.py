@@ -12,6 +12,8 @@ from agehelpers import paths
 from agehelpers.config import config_from_dict
 from agehelpers.methods.model import AgeEstimationModel
 
+PACKAGED = Path(__file__).resolve().parent.parent / "weights" / "laptop.safetensors"
+
 
 def save_checkpoint(file: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Tensors and a JSON state in one safetensors file, so that the two can never disagree; written atomically."""
@@ -77,3 +79,18 @@ def load_model(file: Path) -> AgeEstimationModel:
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read by this version of agehelpers ({error})") from error
     return model.eval()
+
+
+def start_from(model: AgeEstimationModel, checkpoint: str) -> None:
+    """Give `model` the weights of a `checkpoint`: "packaged", or best.safetensors of a run; in place.
+
+    ValueError where that is of another network or head; FileNotFoundError where it is not there.
+    """
+    file = PACKAGED if checkpoint == "packaged" else Path(checkpoint)
+    other = load_model(file)
+    for key in ("backbone", "head", "front"):
+        if (theirs := getattr(other.config, key)) != getattr(model.config, key):
+            raise ValueError(f"{file} has {key}={theirs}, this training {getattr(model.config, key)}: "
+                             f"use --set {key}={theirs}")
+    shared = {key: value for key, value in other.state_dict().items() if not key.startswith("attributes.")}
+    model.load_state_dict(model.state_dict() | shared)

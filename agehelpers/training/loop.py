@@ -65,7 +65,7 @@ def train(model: AgeEstimationModel, training: FaceDataset, validation: FaceData
 
 def _epoch(trainer: Trainer, training: FaceDataset, validation: FaceDataset, folder: Path, bar: tqdm) -> None:
     """The rest of the current epoch: its steps, its validation, its checkpoints."""
-    trainer.model.train()
+    trainer.train_mode()
     before, started = trainer.seconds, time.perf_counter()
     if trainer.step == 0:
         take_references(trainer.model, training, trainer.config.at(trainer.epoch))

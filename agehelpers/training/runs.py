@@ -16,7 +16,7 @@ from agehelpers.data.splits import split_hash
 from agehelpers.methods.heads import check_head
 from agehelpers.methods.model import AgeEstimationModel, build_model
 from agehelpers.training.calibration import interval_facts
-from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
+from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint, start_from
 from agehelpers.training.decoding import choose_decoding
 from agehelpers.training.loop import OnEpoch, predict, train
 from agehelpers.training.records import Record, circumstances, label_columns, read_facts, read_record, write_record
@@ -28,6 +28,8 @@ def train_faces(faces: Faces, folder: Path, resume: bool = True, on_epoch: OnEpo
     Runs, grids, ablations and benchmarks all train through it. Returns the history, see `loop.train`.
     """
     model = build_model(faces.config, faces.part("train")["age"].to_numpy(np.float32))
+    if faces.config.start_from:
+        start_from(model, faces.config.start_from)
     return train(model, faces.dataset("train"), faces.dataset("validation"), faces.config, folder, resume, on_epoch)
 
 

@@ -77,6 +77,13 @@ class Trainer:
         """The model that is evaluated and kept: the averaged one where there is one."""
         return self.model if self.averaged is None else cast(AgeEstimationModel, self.averaged.module)
 
+    def train_mode(self) -> None:
+        """Training mode; in fine-tuning batch normalisation keeps its statistics, which few pictures say badly."""
+        self.model.train()
+        for module in self.model.modules() if self.config.start_from else ():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+
     def learn(self, images: Tensor, ages: Tensor, attributes: Tensor | None = None) -> None:
         """One step: forward, backward, update; metrics, of the age alone, weighted by the batch's size."""
         torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step))  # mixing; dropout, if any
