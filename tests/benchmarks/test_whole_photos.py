@@ -78,3 +78,49 @@ def test_faces_are_matched_with_what_was_found(scenes, tmp_path):
         assert faces["found"].tolist() == [True] + [False] * (len(pasted) - 1)
         assert faces["prediction"].iloc[0] == 30 and faces["prediction"].iloc[1:].isna().all()
         assert (faces["original"] == 25).all() and table["name"].isna().sum() == 1  # a false box
+
+
+@pytest.fixture
+def report():
+    """benchmarks/scenes_report.py"""
+    import scenes_report
+
+    return scenes_report
+
+
+def made_record(folder, faces):
+    """A record of `faces`: (age, size, turn, found, prediction, original, same_size) each, and two false boxes."""
+    rows = [{"scene": number, "kind": "plain", "name": f"{age}_0_0_2017010{number:010d}.jpg", "size": size,
+             "turn": turn, "found": found, "prediction": prediction, "original": original, "same_size": same}
+            for number, (age, size, turn, found, prediction, original, same) in enumerate(faces)]
+    folder.mkdir()
+    false = [{"scene": 0, "kind": "plain", "found": False}] * 2
+    pd.DataFrame([*rows, *false]).to_csv(folder / "results.csv", index=False)
+    (folder / "config.json").write_text('{"scenes": 8, "split": "abc"}')
+    return folder
+
+
+def test_the_report_counts_by_hand(report, tmp_path):
+    folder = made_record(tmp_path / "scenes", [
+        (30, 100, 0, True, 36, 34, 50), (30, 200, -25, True, 29, 32, 50), (30, 90, 10, False, None, 90, 90),
+        (70, 399, 5, True, 64, 70, 50),  # error 6, 0 on the crop
+        (30, 60, 0, True, 40, 30, 38),  # small: against the reduced crop, 10 and 8
+        (30, 300, 40, True, 50, 30, 30)])  # turned far: 20 and 0
+    faces, false, facts = report.read(folder)
+    table = report.rows(faces).set_index("which")
+    assert false == 2 and facts["scenes"] == 8
+    first = table.loc["80 to 400 px, turned up to 25°"]
+    assert (first["n"], first["found"]) == (4, 0.75)
+    assert first["error"] == pytest.approx((6 + 1 + 6) / 3) and first["own"] == pytest.approx((4 + 2 + 0) / 3)
+    assert first["lost"] == pytest.approx(first["error"] - first["own"])
+    small, turned = table.loc["40 to 80 px, turned up to 25°"], table.loc["80 to 400 px, turned 25 to 45°"]
+    assert (small["n"], small["lost"], turned["n"], turned["lost"]) == (1, 2, 1, 20)
+    assert table.loc["of 70+ years", "lost"] == 6
+    text, drawn = report.page(folder)
+    assert "**Found are 75.0 %" in text and "There are 0.25 false boxes a scene" in text
+    assert len(drawn.axes) >= 2
+
+
+def test_the_page_is_made_from_the_record(report):
+    if report.RECORD.exists():
+        assert (report.HERE.parent / "docs" / "whole_photos.md").read_text() == report.page()[0]
