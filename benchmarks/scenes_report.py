@@ -76,7 +76,7 @@ def page(folder: Path = RECORD) -> tuple[str, Figure]:
     plots.forest(table, "which", "found", "found_low", "found_high", ax=left)
     plots.forest(table, "which", "lost", "low", "high", references=[(0.1, "wanted: at most 0.1")], ax=right)
     left.set(xlabel="share found, 95 % confidence interval")
-    right.set(xlabel="error in the scene minus that on the crop (years), 95 % confidence interval", yticklabels=[])
+    right.set(xlabel="error in the scene minus that on the crop (years)", yticklabels=[])
     drawn.suptitle(f"{first.found:.0%} of the faces of 80 px and more are found, at a cost of {first.lost:.2f} years")
     return text, drawn
 
