@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _index(options: argparse.Namespace) -> int:
     from agehelpers.data.labels import build_labels, report, write_labels
 
+    if options.out.resolve() == options.folder.resolve():
+        raise ValueError(f"--out {options.out} would replace the table that is read; choose another name")
     table = build_labels(options.folder)
     write_labels(table, options.out)
     print(report(table).to_string(index=False))

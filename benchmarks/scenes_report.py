@@ -24,7 +24,7 @@ SIZES, TURNS = {"40 to 80 px": (40, 80), "80 to 160 px": (80, 160), "160 to 400 
 def read(folder: Path = RECORD) -> tuple[pd.DataFrame, int, dict]:
     """One row a pasted face (age, band, sized, turned, and errors in years), the number of false boxes, and facts."""
     facts = json.loads((folder / "config.json").read_text())
-    table = pd.read_csv(folder / "results.csv")
+    table = pd.read_csv(folder / "scenes.csv")
     faces = table.dropna(subset="name").reset_index(drop=True)
     ages = np.array([parse_name(name).age for name in faces["name"]], float)
     bins = [low for low, _ in SIZES.values()] + [401]

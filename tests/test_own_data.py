@@ -44,7 +44,7 @@ def code_of(notebook: str, folder: Path, name: str) -> str:
     """Its code cells as a script, with the parameters that its user would write."""
     cells = json.loads(next(NOTEBOOKS.glob(f"{notebook}_*.ipynb")).read_text())["cells"]
     parameters = (f"profile, overrides = 'ci', {{'faces': {str(folder / name)!r} + '.csv'}}\n"
-                  f"record = out_of_fold = {name!r}\nlabel_table = {str(folder / name)!r} + '_labels.csv'\n")
+                  f"record = {name!r}\nlabel_table = {str(folder / name)!r} + '_labels.csv'\n")
     parts = [f"print('notebook {notebook}')"]
     for cell in cells:
         if cell["cell_type"] == "code":

@@ -57,7 +57,7 @@ def test_all_rooms_and_the_weights_are_in_the_wheel(site):
     inside = set(files(site / "agehelpers"))
     expected = {name for name in files(ROOT / "agehelpers") if "__pycache__" not in name and not name.startswith(".")}
     assert {name for name in expected if name.endswith(".py")} == {name for name in inside if name.endswith(".py")}
-    lists = {"data/utkface_splits.csv", "data/utkface_splits.json"}
+    lists = {"data/utkface_splits.csv.gz", "data/utkface_splits.csv.json"}
     assert {name for name in expected if name.startswith("weights/")} | lists <= inside
     assert sorted(entry.name for entry in site.iterdir() if entry.suffix != ".dist-info") == ["agehelpers", "bin"]
 

@@ -7,6 +7,7 @@ its pictures leave the list. Also writes docs/split_lists.md.
 """
 
 import argparse
+import gzip
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,9 @@ def write(labels: pd.DataFrame, first: pd.DataFrame, page: Path) -> pd.DataFrame
     hashes = {name: hash_of(made[name]) for name in LISTS}
     paths.write_atomically(page, render("split_lists", hashes=hashes, dropped=dropped(first, made),
                                         parts=made.apply(pd.Series.value_counts).T.fillna(0)))
-    paths.write_atomically(splits.UTKFACE_LISTS, made.to_csv(lineterminator="\n"))
+    text = made.to_csv(lineterminator="\n").encode()
+    packed = splits.UTKFACE_LISTS.suffix == ".gz"
+    paths.write_atomically(splits.UTKFACE_LISTS, gzip.compress(text, 9, mtime=0) if packed else text)
     paths.write_json(splits.UTKFACE_LISTS.with_suffix(".json"), hashes)
     return made
 

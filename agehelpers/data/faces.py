@@ -74,6 +74,8 @@ def settle_conflicts(rows: pd.DataFrame, how: str) -> pd.DataFrame:
     >>> settle_conflicts(pd.DataFrame({"cluster": [1, 1, 2], "age": [20, 30, 40]}), "median")["age"].tolist()
     [25.0, 25.0, 40.0]
     """
+    if how != "keep" and "person" in rows:
+        raise ValueError(f"conflicts={how}: a cluster holds all pictures of a person, of whatever ages; use keep")
     ages = rows.groupby("cluster")["age"]
     if how == "median":
         return rows.assign(age=ages.transform("median"))

@@ -19,6 +19,9 @@ from agehelpers.data.registration import SIDE
 VERSION = 2  # of the table's content; raised when a folder comes out differently, so that no older cache is read
 THUMBNAIL = 16  # pixels; side of the grey picture by which near-identical ones are found
 
+# What a column of a data set may not be called: these are columns of predictions, or made by the evaluation.
+_RESERVED = {"part", "row", "thumbnail", "grey", "prediction", "spread", "plain", "error", "age_band", "everybody", "n",
+             "mae", "bias", "subgroup"}
 _TYPES = {"name": "str", "age": "Int64", "gender": "str", "ethnicity": "str", "timestamp": "str", "sha256": "str",
           "cluster": "Int64", "copies": "Int64", "conflict": "bool", "bytes": "Int64", "brightness": "Float64",
           "sharpness": "Float64", "verdict": "str", "reason": "str"}
@@ -34,6 +37,8 @@ def _read(folder: Path, entry: str, label: dict[str, Any] | None = None) -> dict
     # A name that cannot be printed (and so not written to a CSV either) is shown escaped.
     name = entry if entry.isprintable() else entry.encode("unicode_escape").decode()
     row: dict[str, Any] = {"name": name}
+    if label is not None and name != entry:
+        return row | Label("rejected", "a name with characters that cannot be printed")._asdict()
     try:
         data = decoder.read_file(folder / entry)
         row |= {"sha256": hashlib.sha256(data).hexdigest()[:16], "bytes": len(data)}
@@ -64,14 +69,16 @@ def read_listed(file: Path) -> dict[str, dict[str, Any]]:
     path or age is missing, a path occurs twice, or a column has a name of the label table's.
     """
     try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False)
+        table = pd.read_csv(file, dtype="str", keep_default_na=False, index_col=False, skipinitialspace=True)
     except ValueError as error:
         raise ValueError(f"{file}: not a readable CSV ({error})") from error
     columns = {str(column) for column in table}
     if lost := {"path", "age"} - columns:
-        raise ValueError(f"{file}: no column {' and no column '.join(sorted(lost))}; it has {', '.join(columns)}")
-    if taken := columns & (set(_TYPES) - {"age", *ATTRIBUTES}):
-        raise ValueError(f"{file}: the column {min(taken)} has a name of the label table's; call it otherwise")
+        raise ValueError(f"{file}: no column {' and no column '.join(sorted(lost))}; it has "
+                         f"{', '.join(map(repr, sorted(columns)))}, and commas between them")
+    if taken := {key for key in columns if key in (_RESERVED | set(_TYPES)) - {"age", *ATTRIBUTES}
+                 or key.startswith(("lower_", "upper_"))}:
+        raise ValueError(f"{file}: the column {min(taken)} has a name that is taken; call it otherwise")
     if (odd := table["path"].duplicated() | (table["path"] == "")).any():
         raise ValueError(f"{file}, line {odd.to_numpy().argmax() + 2}: no path, or one that an earlier line has")
     names, ages = table.pop("path").tolist(), pd.to_numeric(table.pop("age"), errors="coerce")
@@ -115,7 +122,7 @@ def index_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     `duplicates.copy_pairs`), ``age_a`` and ``age_b`` (years), sorted by names.
     FileNotFoundError, NotADirectoryError, ValueError: there is no such folder, it is a file, or it holds nothing.
     """
-    folder = Path(folder)
+    folder = given = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder; `python -m agehelpers download` fetches UTKFace")
     listed: dict[str, dict[str, Any]] | None = None
@@ -123,9 +130,10 @@ def index_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         listed, folder = read_listed(folder), folder.parent
     elif not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; name the folder that holds the faces, or a .csv of them")
-    names = sorted(listed or (name for name in os.listdir(folder) if not name.startswith(".")))
+    found = os.listdir(folder) if listed is None else listed
+    names = sorted(name for name in found if listed is not None or not name.startswith("."))
     if not names:
-        raise ValueError(f"{folder} is empty; name the folder that holds the faces themselves")
+        raise ValueError(f"{given} is empty; name the folder that holds the faces themselves, or a .csv of them")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(lambda name: _read(folder, name, None if listed is None else listed[name]), names))
     table = pd.DataFrame(rows)
@@ -139,16 +147,20 @@ def index_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     thumbnails = np.array(table.loc[good, "thumbnail"].tolist(), np.uint8).reshape(-1, THUMBNAIL**2)
     greys = np.array(table.loc[good, "grey"].tolist(), np.uint8).reshape(-1, SIDE, SIDE)
     pairs = copy_pairs(table.loc[good, "sha256"], thumbnails, greys)
-    same_person = pairs[["a", "b"]]
-    if "person" in table:
-        places = np.arange(good.sum())
-        first = pd.Series(places).groupby(table.loc[good, "person"].to_numpy()).transform("first")
-        same_person = pd.concat([same_person, pd.DataFrame({"a": first, "b": places}).dropna()]).astype(int)
-    table.loc[good, "cluster"] = cluster_numbers(int(good.sum()), same_person)
+    table.loc[good, "cluster"] = cluster_numbers(int(good.sum()), _together(pairs, table[good].get("person")))
     table = table[list(types)].astype(types)
     a, b = (table[good].iloc[pairs[side]].reset_index(drop=True) for side in ("a", "b"))
     return table, pd.DataFrame({"name_a": a["name"], "name_b": b["name"], "kind": pairs["kind"],
                                 "correlation": pairs["correlation"], "age_a": a["age"], "age_b": b["age"]})
+
+
+def _together(pairs: pd.DataFrame, person: pd.Series | None) -> pd.DataFrame:
+    """Pairs ``a``, ``b`` of pictures that belong to one cluster: copies, and pictures of one person."""
+    if person is None:
+        return pairs
+    places = pd.Series(np.arange(len(person)))
+    first = places.groupby(person.to_numpy()).transform("first")
+    return pd.concat([pairs[["a", "b"]], pd.DataFrame({"a": first, "b": places}).dropna()]).astype(int)
 
 
 def cached_labels(folder: Path) -> pd.DataFrame:

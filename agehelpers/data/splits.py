@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from agehelpers.data.labels import usable
 
 STRATUM = 25  # clusters in an age stratum at least, so that 8 % of it is still one or two
-UTKFACE_LISTS = Path(__file__).with_name("utkface_splits.csv")  # beside it their hashes, in a .json of that name
+UTKFACE_LISTS = Path(__file__).with_name("utkface_splits.csv.gz")  # their hashes: .json for .gz
 UTKFACE_SHARE = 0.95  # of all names here or there, in both: from there on a label table is UTKFace
 
 
@@ -140,14 +140,14 @@ def make_split(labels: pd.DataFrame, protocol: str = "holdout", seed: int = 0) -
     a release of scikit-learn may change: the result depends on names, ages, clusters and `seed` only, not on the order
     of rows. Other seeds of "selection" split the pictures of its list anew.
 
-    A warning where most of the names are UTKFace's, but not nearly all of them are there.
+    A warning where most of the names are UTKFace's, but not nearly all of them are there, or where persons are known.
     ValueError for an unknown `protocol`, a damaged list, fewer than 3 clusters, or pictures that a published list names
     and the label table lacks.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     rows = usable(labels).sort_values("name", ignore_index=True)
-    utkface = is_utkface(rows["name"])
+    utkface = "person" not in rows and is_utkface(rows["name"])  # persons are kept together by code
     if utkface and (name := f"{protocol}_{seed}") in set().union(*_utkface_lists()):
         part = rows["name"].map(_utkface_list(name))
     elif utkface and protocol == "selection":  # the code's own test lists are others than the committed ones
@@ -156,8 +156,8 @@ def make_split(labels: pd.DataFrame, protocol: str = "holdout", seed: int = 0) -
         part = PROTOCOLS[protocol](rows, seed)
         both = rows["name"].isin(_utkface_lists()[0].index).sum()
         if not utkface and both > max(1000, len(rows) / 2):
-            warnings.warn(f"{both:,} of these {len(rows):,} pictures are UTKFace's, but not nearly all of it: the "
-                          "split is made by code, not its list; test pictures of the records may be in training",
+            warnings.warn(f"{both:,} of these {len(rows):,} pictures are UTKFace's, but the split is made by code, "
+                          "not its list: test pictures of the records may be in training",
                           stacklevel=2)
     return pd.DataFrame({"name": rows["name"], "part": part}).dropna(ignore_index=True).astype("str")
 

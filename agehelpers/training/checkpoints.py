@@ -84,7 +84,8 @@ def load_model(file: Path) -> AgeEstimationModel:
 def start_from(model: AgeEstimationModel, checkpoint: str) -> None:
     """Give `model` the weights of a `checkpoint`: "packaged", or best.safetensors of a run; in place.
 
-    ValueError where that is of another network or head; FileNotFoundError where it is not there.
+    ValueError where that is of another network or head, or of another split of the same faces; FileNotFoundError where
+    it is not there.
     """
     file = PACKAGED if checkpoint == "packaged" else Path(checkpoint)
     other = load_model(file)
@@ -92,5 +93,9 @@ def start_from(model: AgeEstimationModel, checkpoint: str) -> None:
         if (theirs := getattr(other.config, key)) != getattr(model.config, key):
             raise ValueError(f"{file} has {key}={theirs}, this training {getattr(model.config, key)}: "
                              f"use --set {key}={theirs}")
+    theirs, ours = ((one.protocol, one.split_seed) for one in (other.config, model.config))
+    if other.config.faces == model.config.faces and theirs != ours:
+        raise ValueError(f"{file} was trained on the same faces by another split ({theirs[0]}, {theirs[1]}): it knows "
+                         "some of the test pictures; choose that split")
     shared = {key: value for key, value in other.state_dict().items() if not key.startswith("attributes.")}
     model.load_state_dict(model.state_dict() | shared)

@@ -82,8 +82,21 @@ def _lean(predictions: pd.DataFrame) -> list[str]:
 def _own_labels(predictions: pd.DataFrame) -> list[str]:
     """Columns of labels that the names of the pictures do not say."""
     keys = [str(key) for key in predictions if key not in LEAN and not str(key).startswith(("lower_", "upper_"))]
-    said = [parse_name(name).age for name in predictions["name"]] == predictions["age"].tolist()
-    return [] if said and set(keys) <= set(LABELS) else keys
+    if set(keys) - set(LABELS):
+        return keys
+    names = predictions["name"].map(parse_name)
+    said = all([getattr(one, key) for one in names] == predictions[key].astype(object).where(
+        predictions[key].notna(), None).tolist() for key in keys)
+    return [] if said else keys
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    """A CSV of a record; labels of predictions but for the age are text."""
+    text: dict[str, str] = {}
+    if file.stem == "predictions":
+        text = {str(key): "str" for key in pd.read_csv(file, nrows=0) if key in LEAN[:2] or (
+            key not in (*LEAN, "age") and not str(key).startswith(("lower_", "upper_")))}
+    return pd.read_csv(file, keep_default_na=False, na_values=[""], dtype=text)
 
 
 def read_facts(folder: Path, needed: Sequence[str] = RUN_FACTS) -> dict[str, Any]:
@@ -110,10 +123,13 @@ def read_record(folder: Path, labels: pd.DataFrame | None = None) -> Record:
     missing += [] if (folder / "config.json").is_file() else ["config.json"]
     if missing:
         raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; is the run finished?")
-    tables = {name: pd.read_csv(file, keep_default_na=False, na_values=[""]) for name, file in files.items()}
+    tables = {name: _read_table(file) for name, file in files.items()}
     facts = read_facts(folder, RUN_FACTS if "predictions" in tables else ())
     if "predictions" in tables:
-        tables["predictions"] = attach_intervals(with_labels(tables["predictions"], labels))
+        found = tables["predictions"]
+        if labels is None and "age" in found and (own := _own_labels(found)):
+            labels = found[["name", *own]]
+        tables["predictions"] = attach_intervals(with_labels(found[_lean(found)], labels))
     return Record(folder.name, facts, tables)
 
 
@@ -123,23 +139,21 @@ def label_columns(labels: pd.DataFrame) -> list[str]:
 
 
 def with_labels(predictions: pd.DataFrame, labels: pd.DataFrame | None = None) -> pd.DataFrame:
-    """`predictions` with `label_columns` behind the name, from the label table, or their own, or what names say.
+    """`predictions` with `label_columns` behind the name, from the label table or the names themselves.
 
     ValueError where a picture has no label.
     """
-    if labels is None and (own := _own_labels(predictions) if "age" in predictions else []):
-        labels = predictions[["name", *own]].astype(dict.fromkeys(set(own) - {"age"}, "str"))
-    elif labels is None:
+    if labels is None:
         read = [parse_name(name) for name in predictions["name"]]
         labels = pd.DataFrame({key: [getattr(one, key) for one in read] for key in LABELS}).assign(
             name=predictions["name"]).dropna(subset="age").astype({"gender": "str", "ethnicity": "str"})
-    keys, lean = label_columns(labels), predictions[_lean(predictions)]
+    keys = label_columns(labels)
     known = labels.set_index("name")[keys]
     if len(unknown := predictions.loc[~predictions["name"].isin(known.index), "name"]):
         raise ValueError(f"{len(unknown)} predicted pictures have no label, such as {unknown.iloc[0]}: give the label "
                          "table of these faces")
-    joined = lean.join(known, on="name").astype({"age": "int64"})
-    return joined[["part", "name", *keys, *lean.columns.drop(["part", "name"])]]
+    joined = predictions.join(known, on="name").astype({"age": "int64"})
+    return joined[["part", "name", *keys, *predictions.columns.drop(["part", "name"])]]
 
 
 def load_record(name: str, labels: pd.DataFrame | None = None) -> Record:

@@ -65,6 +65,8 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
             what = ", ".join(other) or "set of faces"
             raise FileExistsError(f"{folder} holds a finished run with another {what}; choose another name")
         return read_record(folder, labels_and_split(config)[0])
+    if lost := [part for part in PARTS if part not in set(labels_and_split(config)[1]["part"])]:
+        raise ValueError(f"no picture for {', '.join(lost)}: a run needs more pictures, or another protocol")
     history = train_faces(faces, folder, resume)
     best, within = load_model(folder / "best.safetensors"), config.balance_within
     chosen = {"decoding": choose_decoding(best, faces, within)} if within else {}

@@ -81,5 +81,8 @@ def test_what_does_not_fit_is_refused(trained, others, tmp_path):
         run(settings(others, start_from=base, backbone="resnet14"), tmp_path / "a")
     with pytest.raises(ValueError, match="has head=distribution, this training regression"):
         run(settings(others, start_from=base, head="regression"), tmp_path / "b")
+    with pytest.raises(ValueError, match=r"trained on the same faces by another split \(holdout, 0\)"):
+        same = load_model(trained / "best.safetensors").config.faces
+        run(load_config("ci", {"faces": same, "start_from": base, "split_seed": 1, "image_size": 24}), tmp_path / "d")
     with pytest.raises(FileNotFoundError, match=r"none\.safetensors: no such checkpoint"):
         run(settings(others, start_from=str(tmp_path / "none.safetensors")), tmp_path / "c")
