@@ -26,8 +26,7 @@ BEFORE = json.loads((ROOT / "tests" / "unmoved.json").read_text())
 # Replaced on purpose since then, with the reason: {record: why}
 NEW_LISTS = "on the lists without missed copies (issue 12)"
 REPLACED = {"laptop_packaged": f"from ImageNet weights, {NEW_LISTS}", "scratch_holdout": NEW_LISTS,
-            "scratch_benchmark_0": NEW_LISTS, "scratch_benchmark_1": "gone", "scratch_benchmark_2": "gone",
-            "scratch_coral": "gone"}  # these were on the older lists
+            "scratch_benchmark_0": NEW_LISTS, "scratch_benchmark_1": "gone", "scratch_benchmark_2": "gone"}
 
 
 def digest(column) -> str:

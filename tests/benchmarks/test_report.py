@@ -27,7 +27,8 @@ def test_the_page_is_what_the_benchmark_records_say(report):
 
     text = (ROOT / "docs" / "benchmark.md").read_text()
     assert with_block(text, report.block(), report.BEGIN, report.END) == text
-    configs = [json.loads(file.read_text()) for file in report.RECORDS.glob("*/config.json")]
+    configs = [json.loads(file.read_text()) for file in report.RECORDS.glob("*/config.json")
+               if (file.parent / "results.csv").exists()]
     assert len(configs) == 5 and not any(config["quick"] for config in configs)
 
 

@@ -1,5 +1,6 @@
 """Splits: whole clusters, right shares, the same spread of ages, the same for any order of rows; committed lists."""
 
+import gzip
 import json
 import shutil
 import time
@@ -220,17 +221,19 @@ def test_other_sets_are_split_by_code_and_leave_nothing_out(rows):
     assert (split["part"] == "test").mean() == pytest.approx(0.2, abs=0.01)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".json"])
+@pytest.mark.parametrize("suffix", [".gz", ".json"])
 @pytest.mark.parametrize("old, new", [
     (".chip.jpg,test", ".chip.jpg,train"), ("holdout_0", "holdout_9"), ("\n", "\r\n"), ("_0_0_", "_0_1_")])
 def test_a_damaged_list_is_refused(lists, suffix, old, new):
     file = lists.with_suffix(suffix)
-    whole = file.read_bytes().decode()
-    file.write_bytes(whole.replace(old, new, 1).encode())
+    packed, content = suffix == ".gz", file.read_bytes()
+    whole = (gzip.decompress(content) if packed else content).decode()
+    changed = whole.replace(old, new, 1).encode()
+    file.write_bytes(gzip.compress(changed) if packed else changed)
     if old == "\n" or old not in whole:  # other ends of lines are no damage
         assert len(make_split(UTKFACE)) > 23_000
         return
-    with pytest.raises(ValueError, match=r"utkface_splits.csv or its .json is damaged .* list holdout_0 .* restore"):
+    with pytest.raises(ValueError, match=r"utkface_splits.csv.gz or its .json is damaged .* list holdout_0 .* restore"):
         make_split(UTKFACE)
 
 
