@@ -68,10 +68,9 @@ def headline_block() -> str:
     """Markdown: our error on `holdout` in a sentence, and what to hold it against."""
     labels = utkface_labels()
     rows = comparison.summary(planned_records(), labels).set_index("family")
-    start, small = (rows.loc[name] if {"start_printed", "laptop_lite0"} <= set(rows.index) else None
-                    for name in ("start_printed", "laptop_lite0"))
-    return render("headline", ours=rows.loc["laptop_holdout"], label_error=label_error(labels), start=start,
-                  small=small)
+    both = {"start_printed", "laptop_lite0"} <= set(rows.index)  # the same network
+    return render("headline", ours=rows.loc["laptop_holdout"], label_error=label_error(labels),
+                  start=rows.loc["start_printed"] if both else None, small=rows.loc["laptop_lite0"] if both else None)
 
 
 def results_block() -> str:
