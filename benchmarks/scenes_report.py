@@ -29,7 +29,8 @@ def read(folder: Path = RECORD) -> tuple[pd.DataFrame, int, dict]:
     faces = table.dropna(subset="name").reset_index(drop=True)
     ages = np.array([parse_name(name).age for name in faces["name"]], float)
     faces = faces.assign(
-        age=ages, band=age_band(ages), sized=pd.cut(faces["size"], [*SIZES.values(), 401], right=False, labels=list(SIZES)),
+        age=ages, band=age_band(ages),
+        sized=pd.cut(faces["size"], [*SIZES.values(), 401], right=False, labels=list(SIZES)),
         error=(faces["prediction"] - ages).abs(), own=(faces["original"] - ages).abs(),
         reduced=(faces["same_size"] - ages).abs())
     return faces, len(table) - len(faces), facts
@@ -76,8 +77,8 @@ def page(folder: Path = RECORD) -> tuple[str, Figure]:
     plots.forest(table, "which", "lost", "low", "high", references=[(0.1, "wanted: at most 0.1")], ax=right)
     left.set(xlabel="share found, 95 % confidence interval")
     right.set(xlabel="error in the scene minus that on the crop (years)", yticklabels=[])
-    drawn.suptitle(f"In {scenes:,} made scenes {first.found:.0%} of the faces of 80 px and more, turned up to 25°, are found; "
-                   f"their error changes by {first.lost:+.2f} years")
+    drawn.suptitle(f"In {scenes:,} made scenes {first.found:.0%} of the faces of 80 px and more, turned up to 25°, are "
+                   f"found; their error changes by {first.lost:+.2f} years")
     return text, drawn
 
 
