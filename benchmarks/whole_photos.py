@@ -35,6 +35,7 @@ FREE = ("coffee.png", "rocket.jpg", "chelsea.png", "brick.png", "grass.png", "gr
         "motorcycle_right.png", "hubble_deep_field.jpg", "text.png", "page.png", "coins.png")
 WIDTH, HEIGHT = 1000, 750
 CHUNK = 100
+FINE = 4  # a scene's pixel is the mean of so many squared
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,16 @@ class Pasted:
         return Placement(self.centre, cmath.rect(self.size / 2, math.radians(self.turn)))
 
 
+def _reach(size: float) -> int:
+    """Pixels from the middle of a pasted picture to the end of its margin's corners."""
+    return math.ceil(1.2 * size / math.sqrt(2)) + 2
+
+
 def layout(scene: int, count: int) -> tuple[str, list[Pasted], np.random.Generator]:
     """Kind of a scene, what is pasted from `count` pictures, and random numbers for the rest; the same at every call.
 
     One picture, or two to four in every third scene. Sizes from 40 to 400 px, even in their logarithm; turns up to 25
-    degrees, in every eighth scene 25 to 45. Squares do not touch.
+    degrees, in every eighth scene 25 to 45. Squares do not touch, nor their margins (see `paste`).
     """
     rng = np.random.default_rng([7, scene])
     kind = KINDS[scene % 3]
@@ -66,11 +72,11 @@ def layout(scene: int, count: int) -> tuple[str, list[Pasted], np.random.Generat
         for _ in range(200):
             size = float(np.exp(rng.uniform(np.log(40), np.log(400 if kind != "several faces" else 250))))
             turn = rng.uniform(25, 45) * rng.choice([-1, 1]) if scene % 8 == 7 else rng.uniform(-25, 25)
-            reach = size / math.sqrt(2)
+            reach = _reach(size)
             if 2 * reach >= HEIGHT:
                 continue
             centre = complex(rng.uniform(reach, WIDTH - reach), rng.uniform(reach, HEIGHT - reach))
-            if all(abs(centre - other.centre) > reach + other.size / math.sqrt(2) for other in pasted):
+            if all(abs(centre - other.centre) > reach + _reach(other.size) for other in pasted):
                 pasted.append(Pasted(row, size, float(turn), centre))
                 break
     return kind, pasted, rng
@@ -91,26 +97,33 @@ def background(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def paste(scene: np.ndarray, crop: np.ndarray, where: Placement) -> None:
-    """Put a crop, uint8 [S, S, 3], into the scene at its place, its edge softened over a twentieth of its side."""
+    """Put a crop, uint8 [S, S, 3], into the scene at its place, as a camera would: pixels are means of areas.
+
+    Its edge goes on for a tenth of its side and then fades, so that the crop's own frame shows nothing of the scene.
+    """
     import cv2
 
-    side, target = crop.shape[0], max(2, round(2 * abs(where.half)))
-    if target < side:  # as a camera would: means of areas
-        crop, side = cv2.resize(crop, (target, target), interpolation=cv2.INTER_AREA), target
-    step = where.half * 2 / side
-    corner = where.place(-1 - 1j) + step * (0.5 + 0.5j) - (0.5 + 0.5j)
+    margin = crop.shape[0] // 10
+    crop = cv2.copyMakeBorder(crop, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
+    reach, side = _reach(2 * abs(where.half)), crop.shape[0]
+    half = where.half * side / (side - 2 * margin)
+    left, top = int(where.centre.real) - reach, int(where.centre.imag) - reach
+    step = half * 2 / side * FINE
+    corner = (where.centre - half * (1 + 1j) - complex(left, top)) * FINE + (step - 1) * (0.5 + 0.5j)
     matrix = np.array([[step.real, -step.imag, corner.real], [step.imag, step.real, corner.imag]])
-    edge = np.minimum(np.arange(side), np.arange(side)[::-1]) / max(1, side / 20)
+    edge = np.minimum(np.arange(side), np.arange(side)[::-1]) / max(1, margin / 2)
     mask = np.clip(np.minimum(edge[:, None], edge[None, :]), 0, 1).astype(np.float32)
-    size = scene.shape[1], scene.shape[0]
-    laid = cv2.warpAffine(crop, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    share = cv2.warpAffine(mask, matrix, size, flags=cv2.INTER_LINEAR)[..., None]
-    scene[:] = (share * laid + (1 - share) * scene).round().astype(np.uint8)
+    fine, coarse = (2 * reach * FINE,) * 2, (2 * reach,) * 2
+    laid = cv2.warpAffine(crop, matrix, fine, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    laid = cv2.resize(laid, coarse, interpolation=cv2.INTER_AREA)
+    share = cv2.resize(cv2.warpAffine(mask, matrix, fine), coarse, interpolation=cv2.INTER_AREA)[..., None]
+    part = scene[top:top + 2 * reach, left:left + 2 * reach]
+    part[:] = (share * laid + (1 - share) * part).round().astype(np.uint8)
 
 
 def measure(scenes: range, folder: Path, test: pd.DataFrame, estimator: Estimator) -> pd.DataFrame:
     """One row a pasted face: scene, kind, name, size, turn, found, prediction, original, same_size (predictions of the
-    crop itself, and of the crop reduced to the size in the scene); and one a false box (no name)."""
+    crop itself, and of the crop reduced to the size in the scene), unlike; and one a false box (no name)."""
     rows = []
     for number in scenes:
         kind, pasted, rng = layout(number, len(test))
@@ -129,9 +142,10 @@ def measure(scenes: range, folder: Path, test: pd.DataFrame, estimator: Estimato
             hit = left.loc[away.idxmin()] if len(left) and away.min() < face.size / 2 else None
             rows.append({"scene": number, "kind": kind, "name": test["name"].iloc[face.row], "size": round(face.size),
                          "turn": round(face.turn), "found": hit is not None, "original": known[0][place],
-                         "same_size": known[1][place], "prediction": np.nan if hit is None else hit["prediction"]})
+                         "same_size": known[1][place], "prediction": np.nan if hit is None else hit["prediction"],
+                         "unlike": None if hit is None else hit["unlike"]})
             left = left if hit is None else left.drop(index=hit.name)
-        rows += [{"scene": number, "kind": kind, "found": False}] * len(left)
+        rows += [{"scene": number, "kind": kind, "found": False, "unlike": flag} for flag in left["unlike"]]
     return pd.DataFrame(rows)
 
 

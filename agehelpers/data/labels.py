@@ -1,5 +1,6 @@
 """From a folder of faces to the label table: one row per entry, what its name says, and what is wrong with it."""
 
+import csv
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -66,12 +67,21 @@ def read_listed(file: Path) -> dict[str, dict[str, Any]]:
 
     Ages in years, of which full ones count. Other columns, gender and ethnicity among them, are text of any levels;
     an empty field is unknown. Pictures of one `person`, where there is that column, are one cluster. ValueError where
-    path or age is missing, a path occurs twice, or a column has a name of the label table's.
+    path or age is missing, a row has more or fewer fields than the first, a path occurs twice, or a column has a name
+    of the label table's.
     """
     try:
-        table = pd.read_csv(file, dtype="str", keep_default_na=False, index_col=False, skipinitialspace=True)
-    except ValueError as error:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            rows = {number: row for number, row in enumerate(csv.reader(opened, skipinitialspace=True), 1) if row}
+    except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not a readable CSV ({error})") from error
+    first, *others = rows.values() if rows else [[]]
+    if odd := [number for number, row in rows.items() if len(row) != len(first)]:
+        raise ValueError(f"{file}, row {odd[0]}: {len(rows[odd[0]])} fields, but {len(first)} in the first; text with "
+                         "a comma belongs in quotation marks")
+    if twice := sorted({column for column in first if first.count(column) > 1}):
+        raise ValueError(f"{file}: two columns are called {twice[0]!r}")
+    table, lines = pd.DataFrame(others, columns=first, dtype="str").drop(columns="", errors="ignore"), list(rows)[1:]
     columns = {str(column) for column in table}
     if lost := {"path", "age"} - columns:
         raise ValueError(f"{file}: no column {' and no column '.join(sorted(lost))}; it has "
@@ -80,7 +90,7 @@ def read_listed(file: Path) -> dict[str, dict[str, Any]]:
                  or key.startswith(("lower_", "upper_"))}:
         raise ValueError(f"{file}: the column {min(taken)} has a name that is taken; call it otherwise")
     if (odd := table["path"].duplicated() | (table["path"] == "")).any():
-        raise ValueError(f"{file}, line {odd.to_numpy().argmax() + 2}: no path, or one that an earlier line has")
+        raise ValueError(f"{file}, row {lines[odd.to_numpy().argmax()]}: no path, or one that an earlier line has")
     names, ages = table.pop("path").tolist(), pd.to_numeric(table.pop("age"), errors="coerce")
     listed: dict[str, dict[str, Any]] = {}
     for name, row, age in zip(names, table.to_dict("records"), ages, strict=True):

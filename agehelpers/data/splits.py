@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 
 from agehelpers.data.labels import usable
 
+LEAST = 20  # clusters of `holdout` in validation and in calibration, of few; a 95 % interval needs 19
 STRATUM = 25  # clusters in an age stratum at least, so that 8 % of it is still one or two
 UTKFACE_LISTS = Path(__file__).with_name("utkface_splits.csv.gz")  # their hashes: .json for .gz
 UTKFACE_SHARE = 0.95  # of all names here or there, in both: from there on a label table is UTKFace
@@ -53,8 +54,12 @@ def _parts(rows: pd.DataFrame, seed: int, **shares: float) -> pd.Series:
 
 
 def _holdout(rows: pd.DataFrame, seed: int) -> pd.Series:
-    """80/20; a tenth of the 80 is set aside: half of it for selection, half to calibrate intervals."""
-    return _parts(rows, seed, test=0.2, validation=0.1, calibration=0.5)
+    """80/20; a tenth of the 80 is set aside: half of it for selection, half to calibrate intervals.
+
+    Of few pictures more is set aside, up to a half: `LEAST` clusters for each.
+    """
+    aside = 2 * LEAST / (0.8 * max(1, rows["cluster"].nunique()))
+    return _parts(rows, seed, test=0.2, validation=min(0.5, max(0.1, aside)), calibration=0.5)
 
 
 def _benchmark(rows: pd.DataFrame, seed: int) -> pd.Series:

@@ -50,7 +50,7 @@ def predict_photos(estimator: PhotoReader, files: Sequence[Path], cropped: bool 
 
 
 def annotate(photo: Image.Image, table: pd.DataFrame) -> Image.Image:
-    """`photo` with the square of each face, its age and its 90 % interval, in letters that fit the face."""
+    """`photo` with the square of each face, its age, its 90 % interval and "?" where it is unlike the training's."""
     drawn = photo.convert("RGB")
     draw = ImageDraw.Draw(drawn)
     for row in table.dropna(subset="side").to_dict("records"):
@@ -60,7 +60,7 @@ def annotate(photo: Image.Image, table: pd.DataFrame) -> Image.Image:
         draw.line([(corner.real, corner.imag) for corner in [*corners, corners[0]]], fill=COLOUR, width=width)
         text = row["reason"] or f"{row['prediction']:.0f}"
         if not row["reason"] and "lower_90" in row:
-            text += f" ({row['lower_90']:.0f} to {row['upper_90']:.0f})"
+            text += f" ({row['lower_90']:.0f} to {row['upper_90']:.0f})" + " ?" * (row.get("unlike") is True)
         font = ImageFont.load_default(max(12, round(row["side"] / 7)))
         left, top = min(c.real for c in corners), min(c.imag for c in corners)
         box = draw.textbbox((0, 0), text, font=font)

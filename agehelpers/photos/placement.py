@@ -47,6 +47,7 @@ def cut(picture: np.ndarray, where: Placement, side: int = SEEN) -> np.ndarray:
     """The crop at `where` of a picture, uint8 [H, W, 3], as uint8 [side, side, 3]; beyond it the edge is repeated.
 
     A picture in which the crop is more than `side` pixels wide is shrunk first, by means of areas, against aliasing.
+    Cubic interpolation, since a linear one blurs, and blurred faces look younger.
     """
     import cv2
 
@@ -60,7 +61,7 @@ def cut(picture: np.ndarray, where: Placement, side: int = SEEN) -> np.ndarray:
     step, corner = where.half * 2 / side, where.place(-1 - 1j)
     first = corner + step * (0.5 + 0.5j) - (0.5 + 0.5j)  # centres of pixels lie at halves
     matrix = np.array([[step.real, -step.imag, first.real], [step.imag, step.real, first.imag]])
-    return cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+    return cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
                           borderMode=cv2.BORDER_REPLICATE)
 
 

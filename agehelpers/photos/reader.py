@@ -52,11 +52,13 @@ class PhotoReader:
         raise NotImplementedError
 
     def __call__(self, photos: Source | Sequence[Source], cropped: bool = False) -> pd.DataFrame:
-        """One row a face: photo, face (number in the photo), reason, x, y, side, turn, prediction, spread, intervals.
+        """One row a face: photo, face (its number), reason, x, y, side, turn, prediction, spread, intervals, unlike.
 
         x, y: centre of the aligned crop in pixels; side: its width; turn: degrees. What cannot be used is a row with a
         `reason` ("no face found", or what is wrong with the file) and no prediction; of others it is empty. Ages,
-        spread and intervals in years. `cropped`: the pictures are crops already, as the training's.
+        spread and intervals in years. `unlike`: the spread is larger than 95 % of the calibration pictures of that age
+        have, so this may be no face, or none as in training (`calibration.usual_spread`). `cropped`: the pictures are
+        crops already, as the training's.
         """
         several = photos if isinstance(photos, Sequence) and not isinstance(photos, str) else [photos]
         views = 1 if cropped else len(VIEWS)
@@ -119,7 +121,7 @@ class PhotoReader:
                 if face.score >= SURE or (unrest(where, third) < RESTLESS and abs(where.half) <= abs(face.where.half))]
 
     def ages(self, crops: Sequence[np.ndarray], views: int = 1) -> pd.DataFrame:
-        """Columns prediction, spread, lower_80, ... of aligned crops, about square, uint8 [H, W, 3] each.
+        """Columns prediction, spread, lower_80, ..., unlike of aligned crops, about square, uint8 [H, W, 3] each.
 
         Means over every `views` crops in turn, a row each.
         """

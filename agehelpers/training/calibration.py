@@ -19,6 +19,7 @@ import pandas as pd
 from agehelpers.data.names import OLDEST
 
 LEVELS = (0.8, 0.9, 0.95)
+FAMILIAR, ENOUGH = 0.95, 10  # share of calibration pictures that are not called unlike; pictures for a median of theirs
 SMALLEST = 0.1  # years; a spread below it counts as this much, so that no score is divided by nothing
 
 
@@ -91,15 +92,44 @@ def attach_intervals(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def interval_facts(predictions: pd.DataFrame) -> dict[str, Any]:
-    """How far the intervals of `attach_intervals` reach, for config.json and the checkpoint; none where infinite."""
+    """How far the intervals of `attach_intervals` reach, for config.json and the checkpoint; none where infinite.
+
+    With a spread, ``usual`` too, see `usual_spread`.
+    """
     calibration = predictions[predictions["part"] == "calibration"]
     normalised = "spread" in predictions
     reached = {level: reach(scores(calibration, normalised), level) for level in LEVELS}
+    usual = usual_spread(calibration) if normalised else None
     return {"normalised": normalised, "calibration": len(calibration),
-            **{f"{100 * level:g}": round(far, 4) for level, far in reached.items() if np.isfinite(far)}}
+            **{f"{100 * level:g}": round(far, 4) for level, far in reached.items() if np.isfinite(far)},
+            **({"usual": usual} if usual else {})}
+
+
+def usual_spread(calibration: pd.DataFrame) -> dict[str, list[float]] | None:
+    """The spread (years) that `FAMILIAR` of the calibration pictures keep under, at several predicted ages.
+
+    It is a multiple of the median spread of the calibration pictures of about that predicted age, and reaches as an
+    interval does: of new pictures from the same source no more than 5 % exceed it. None where there are too few.
+    """
+    ages = pd.cut(calibration["prediction"], [-np.inf, *range(5, 70, 10), np.inf], right=False)
+    bands = calibration.groupby(ages, observed=True)[["prediction", "spread"]]
+    known = bands.agg({"prediction": "mean", "spread": "median"})[bands.size() >= ENOUGH]
+    if known.empty:
+        return None
+    usual = np.interp(calibration["prediction"], known["prediction"], known["spread"])
+    far = reach(scale(calibration, True) / np.maximum(usual, SMALLEST), FAMILIAR)
+    return {"age": known["prediction"].round(2).tolist(),
+            "spread": (far * known["spread"].clip(SMALLEST)).round(3).tolist()} if np.isfinite(far) else None
 
 
 def attach_known(predictions: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
-    """`predictions` of new pictures with the intervals that a checkpoint's `interval_facts` describe."""
+    """`predictions` of new pictures with the intervals that a checkpoint's `interval_facts` describe.
+
+    And ``unlike``, where these know it: whether the spread is larger than usual, so that the picture may be unlike the
+    training pictures.
+    """
     reached = {level: facts.get(f"{100 * level:g}", np.inf) for level in LEVELS}
-    return attach(predictions, reached, facts["normalised"])
+    known = attach(predictions, reached, facts["normalised"])
+    if usual := facts.get("usual"):
+        known["unlike"] = known["spread"] > np.interp(known["prediction"], usual["age"], usual["spread"])
+    return known

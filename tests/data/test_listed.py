@@ -81,10 +81,17 @@ def test_what_is_wrong_is_a_row_or_an_error_that_names_it(listed, tmp_path):
             build_labels(table)
 
     refused(given.rename(columns={"age": "years"}), "mine.csv: no column age; it has .*years")
-    refused(pd.concat([given, given.tail(1)]), "mine.csv, line 92: no path, or one that an earlier line has")
+    refused(pd.concat([given, given.tail(1)]), "mine.csv, row 92: no path, or one that an earlier line has")
     for name in ("cluster", "prediction", "part", "grey", "lower_class"):
         refused(given.rename(columns={"region": name}), f"the column {name} has a name that is taken")
     refused(given.head(0), "mine.csv is empty")
+    for text, match in (("path,age\na.png,20\n\nb.png,2,0\n", "mine.csv, row 4: 3 fields, but 2 in the first"),
+                        ("path,age,region\na.png,20\n", "mine.csv, row 2: 2 fields, but 3"),
+                        ("path,age,age\na.png,20,21\n", "mine.csv: two columns are called 'age'"),
+                        ("", "mine.csv: no column age and no column path")):
+        table.write_text(text)
+        with pytest.raises(ValueError, match=match):
+            build_labels(table)
     table.write_bytes(b"\xff\xfe\x00 no table")
     with pytest.raises(ValueError, match=r"mine\.csv: not a readable CSV"):
         build_labels(table)

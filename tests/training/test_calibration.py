@@ -82,3 +82,19 @@ def test_without_calibration_or_test_pictures():
     assert (none.loc[11:, ["lower_80", "lower_90"]] == 0).all(axis=None) and (none.loc[11:, "upper_80"] == 120).all()
     assert interval_facts(table.head(2)) == {"normalised": True, "calibration": 0}
     assert attach_intervals(table.head(2))[ENDS].isna().all(axis=None)
+
+
+def test_a_spread_is_usual_for_its_predicted_age():
+    """40 calibration pictures predicted as 10 have spreads of 1 to 1.39, 40 predicted as 60 five times as much."""
+    n = np.arange(40)
+    table = pd.concat([pd.DataFrame({"part": "calibration", "age": age, "prediction": float(age),
+                                     "spread": unit * (1 + n / 100)}) for age, unit in ((10, 1), (60, 5))])
+    usual = interval_facts(table)["usual"]
+    assert usual == {"age": [10.0, 60.0], "spread": [1.38, 6.9]}  # the 77th of 80 (of which two are equal each)
+    new = pd.DataFrame({"prediction": [5.0, 10, 10, 35, 35, 60, 90], "spread": [1.39, 1.36, 3, 4.1, 4.2, 6.8, 6.95]})
+    flagged = attach_known(new, {"normalised": True, "usual": usual})["unlike"]
+    assert flagged.tolist() == [True, False, True, False, True, False, True]
+    assert attach_known(table, interval_facts(table))["unlike"].mean() == 2 / 80
+    assert "usual" not in interval_facts(table.groupby("age").head(9)), "too few for a median"
+    assert "usual" not in interval_facts(table.groupby("age").head(18).query("age == 10")), "too few for 95 %"
+    assert "unlike" not in attach_known(new, {"normalised": True})
