@@ -1,4 +1,7 @@
-"""docs/whole_photos.md and its figure, made from the record of whole_photos.py: no measured number is typed."""
+"""docs/whole_photos.md and its figures, made from the records of whole_photos.py, scenes_peers.py and sensitivity.py.
+
+    python benchmarks/scenes_report.py
+"""
 
 import json
 from pathlib import Path
@@ -9,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sensitivity import CHANGES
 
 from agehelpers import parse_name, paths, plots
 from agehelpers.data.bands import age_band
@@ -65,13 +69,64 @@ def rows(faces: pd.DataFrame) -> pd.DataFrame:
                                        "own"])
 
 
-def page(folder: Path = RECORD) -> tuple[str, Figure]:
-    """docs/whole_photos.md and its figure."""
+def against(folder: Path) -> tuple[list[dict], dict]:
+    """A row a way of reading the same scenes: way, found (share with ends), mae of its own, on faces that all found
+    (mae_all, with ends), false boxes a scene, photos a second of processor time; usual faces only. And the facts."""
+    facts, table = json.loads((folder / "config.json").read_text()), pd.read_csv(folder / "faces.csv")
+    ages = np.array([parse_name(name).age for name in table["name"]], float)
+    inside = usual(table.assign(age=ages))
+    ways = list(facts["false"])
+    every, made = inside[ways].notna().all(axis=1), []
+    for way in ways:
+        error = (inside[way] - inside["age"]).abs()
+        made.append({"way": way, "title": facts["titles"].get(way, way), "mae": error.mean(),
+                     "found": share(inside[f"{way}_found"]), "false": facts["false"][way] / facts["scenes"],
+                     "mae_all": confidence_interval(error[every], clusters=inside.loc[every, "name"]),
+                     "speed": facts["photos_per_second"][way]})
+    return made, facts | {"usual": len(inside), "all": int(every.sum())}
+
+
+def curves(folder: Path) -> tuple[pd.DataFrame, dict]:
+    """A row a level of a change: change, level, mae (years) with low and high, flagged (share called unlike)."""
+    tables = [pd.read_csv(folder / f"{name}.csv", index_col="name") for name in ("predictions", "flags")]
+    ages = np.array([parse_name(name).age for name in tables[0].index], float)
+    made = []
+    for column in tables[0]:
+        change, _, level = column.rpartition(" ")
+        found = confidence_interval((tables[0][column] - ages).abs(), clusters=tables[0].index)
+        made.append((change, float(level), *found, tables[1][column].mean()))
+    return (pd.DataFrame(made, columns=["change", "level", "mae", "low", "high", "flagged"]),
+            json.loads((folder / "config.json").read_text()))
+
+
+def held(part: pd.DataFrame, within: float = 0.5) -> str:
+    """From which to which level a change costs at most `within` years; its first row changes nothing."""
+    good = part.loc[part["mae"] <= part["mae"].iloc[0] + within, "level"]
+    return f"{good.min():g} to {good.max():g}"
+
+
+def draw_curves(table: pd.DataFrame, units: dict[str, str]) -> Figure:
+    """A panel a change: error by level, each with the share that is flagged."""
+    drawn, axes = plt.subplots(2, 4, figsize=(15, 7), layout="constrained", sharey=True)
+    for ax, (change, part) in zip(axes.flat, table.groupby("change", sort=False), strict=True):
+        usual, good = part["mae"].iloc[0], held(part)
+        part = part.sort_values("level").assign(at=np.arange(len(part), dtype=float))
+        plots.style.curve(plots.style.styled(ax), part, "at", "mae", plots.style.MAIN, "")
+        for row in part.itertuples():
+            ax.annotate(f"{row.flagged:.0%}", (row.at, row.high), (0, 4), textcoords="offset points", ha="center",
+                        fontsize=8, color="0.35")
+        ax.axhline(usual, color=plots.style.QUIET, linewidth=1, zorder=1)
+        ax.set_xticks(part["at"], [f"{level:g}" for level in part["level"]])
+        ax.set(xlabel=units[change], ylabel="MAE (years)" if ax in axes[:, 0] else "")
+        ax.set_title(f"{change}\nwithin half a year from {good}", fontsize=10)
+    return drawn
+
+
+def page(folder: Path = RECORD) -> tuple[str, dict[str, Figure]]:
+    """docs/whole_photos.md and its figures by name, with sections for the records that lie beside `folder`."""
     faces, false, facts = read(folder)
     table = rows(faces)
     first, scenes = table.iloc[0], facts["scenes"]
-    text = TEMPLATE.render(rows=table.to_dict("records"), first=first, scenes=scenes, boxes=false / scenes,
-                           faces=len(faces), split=facts["split"])
     drawn, (left, right) = plt.subplots(1, 2, figsize=(13, 6.4), layout="constrained")
     plots.forest(table, "which", "found", "found_low", "found_high", ax=left)
     plots.forest(table, "which", "lost", "low", "high", references=[(0.1, "wanted: at most 0.1")], ax=right)
@@ -79,15 +134,32 @@ def page(folder: Path = RECORD) -> tuple[str, Figure]:
     right.set(xlabel="error in the scene minus that on the crop (years)", yticklabels=[])
     drawn.suptitle(f"In {scenes:,} made scenes {first.found:.0%} of the faces of 80 px and more, turned up to 25°, are "
                    f"found; their error changes by {first.lost:+.2f} years")
-    return text, drawn
+    figures, more = {"whole_photos": drawn}, {}
+    if (others := folder.parent / "scenes_peers").exists():
+        ways, known = against(others)
+        more |= {"ways": ways, "peers": known}
+    if (felt := folder.parent / "sensitivity").exists():
+        levels, known = curves(felt)
+        figures["sensitivity"] = draw_curves(levels, {change: unit for change, (unit, *_) in CHANGES.items()})
+        figures["sensitivity"].suptitle("What the error feels; above each point the share that is flagged as unlike")
+        more |= {"curves": levels, "felt": known, "usual": levels.iloc[0],
+                 "ends": {change: (held(part), part.loc[part["mae"].idxmax()], CHANGES[change][0])
+                          for change, part in levels.groupby("change", sort=False)}}
+    flags = [faces.loc[faces["found"], "unlike"], pd.read_csv(folder / "scenes.csv").query("name.isna()")["unlike"]]
+    text = TEMPLATE.render(rows=table.to_dict("records"), first=first, scenes=scenes, boxes=false / scenes,
+                           faces=len(faces), split=facts["split"], flagged=[share(part == True) for part in flags],  # noqa: E712
+                           wrong=false, **more)
+    return text, figures
 
 
 def main() -> None:
-    """Write docs/whole_photos.md and docs/whole_photos.png."""
+    """Write docs/whole_photos.md and its figures."""
     matplotlib.use("Agg")
-    text, drawn = page()
-    paths.write_atomically(HERE.parent / "docs" / "whole_photos.md", text)
-    drawn.savefig(HERE.parent / "docs" / "whole_photos.png", dpi=110, metadata={"Software": None})
+    text, figures = page()
+    docs = HERE.parent / "docs"
+    paths.write_atomically(docs / "whole_photos.md", text)
+    for name, drawn in figures.items():
+        drawn.savefig(docs / f"{name}.png", dpi=100, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import math
 import multiprocessing
 import os
 import sys
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ FREE = ("coffee.png", "rocket.jpg", "chelsea.png", "brick.png", "grass.png", "gr
         "motorcycle_right.png", "hubble_deep_field.jpg", "text.png", "page.png", "coins.png")
 WIDTH, HEIGHT = 1000, 750
 CHUNK = 100
+SEEN = ["prediction", "unlike"]
 FINE = 4  # a scene's pixel is the mean of so many squared
 
 
@@ -121,32 +123,51 @@ def paste(scene: np.ndarray, crop: np.ndarray, where: Placement) -> None:
     part[:] = (share * laid + (1 - share) * part).round().astype(np.uint8)
 
 
+def draw(number: int, folder: Path, test: pd.DataFrame) -> tuple[np.ndarray, str, list[Pasted], list[np.ndarray]]:
+    """A scene, uint8 [750, 1000, 3], its kind, what is pasted, and the pasted crops, uint8 [200, 200, 3] each."""
+    kind, pasted, rng = layout(number, len(test))
+    scene, crops = background("plain" if kind == "plain" else "photograph", rng), []
+    for face in pasted:
+        crops.append(np.asarray(open_picture(folder / test["name"].iloc[face.row]).resize((200, 200))))
+        paste(scene, crops[-1], face.where)
+    return scene, kind, pasted, crops
+
+
+def matched(pasted: list[Pasted], found: pd.DataFrame) -> tuple[list[Hashable | None], pd.DataFrame]:
+    """Row of `found` (columns x, y) for each pasted face, None where none is within half its width; and other rows."""
+    hits: list[Hashable | None] = []
+    for face in pasted:
+        away = np.hypot(found["x"] - face.centre.real, found["y"] - face.centre.imag)
+        hits.append(away.idxmin() if len(found) and away.min() < face.size / 2 else None)
+        found = found if hits[-1] is None else found.drop(index=hits[-1])
+    return hits, found
+
+
 def measure(scenes: range, folder: Path, test: pd.DataFrame, estimator: Estimator) -> pd.DataFrame:
     """One row a pasted face: scene, kind, name, size, turn, found, prediction, original, same_size (predictions of the
     crop itself, and of the crop reduced to the size in the scene), unlike; and one a false box (no name)."""
     rows = []
     for number in scenes:
-        kind, pasted, rng = layout(number, len(test))
-        scene, crops = background("plain" if kind == "plain" else "photograph", rng), []
-        for face in pasted:
-            crops.append(np.asarray(open_picture(folder / test["name"].iloc[face.row]).resize((200, 200))))
-            paste(scene, crops[-1], face.where)
-        found = estimator(scene)
+        scene, kind, pasted, crops = draw(number, folder, test)
+        found = estimator(scene).dropna(subset="side")
         reduced = [np.asarray(Image.fromarray(crop).resize((round(face.size),) * 2, Image.Resampling.BOX))
                    for crop, face in zip(crops, pasted, strict=True)]
         known = [estimator.ages([np.asarray(Image.fromarray(crop).resize((200, 200), Image.Resampling.BICUBIC))
                                  for crop in some])["prediction"] for some in (crops, reduced)]
-        left = found.dropna(subset="side").copy()
-        for place, face in enumerate(pasted):
-            away = np.hypot(left["x"] - face.centre.real, left["y"] - face.centre.imag)
-            hit = left.loc[away.idxmin()] if len(left) and away.min() < face.size / 2 else None
+        hits, false = matched(pasted, found)
+        for place, (face, hit) in enumerate(zip(pasted, hits, strict=True)):
             rows.append({"scene": number, "kind": kind, "name": test["name"].iloc[face.row], "size": round(face.size),
                          "turn": round(face.turn), "found": hit is not None, "original": known[0][place],
-                         "same_size": known[1][place], "prediction": np.nan if hit is None else hit["prediction"],
-                         "unlike": None if hit is None else hit["unlike"]})
-            left = left if hit is None else left.drop(index=hit.name)
-        rows += [{"scene": number, "kind": kind, "found": False, "unlike": flag} for flag in left["unlike"]]
+                         "same_size": known[1][place], **({} if hit is None else found.loc[hit, SEEN].to_dict())})
+        rows += [{"scene": number, "kind": kind, "found": False, "unlike": flag} for flag in false["unlike"]]
     return pd.DataFrame(rows)
+
+
+def shuffled_test() -> tuple[pd.DataFrame, str]:
+    """Test pictures of `holdout` in the order in which they are pasted, and the hash of the split."""
+    split = make_split(utkface_labels(), "holdout")
+    test = split[split["part"] == "test"].sort_values("name", ignore_index=True).sample(frac=1, random_state=0)
+    return test, split_hash(split)
 
 
 def made_by(estimator: Estimator) -> str:
@@ -178,9 +199,7 @@ def main() -> int:
     if record is not None and record.exists():
         print(f"whole_photos.py: {record} is there; records are never overwritten", file=sys.stderr)
         return 1
-    labels = utkface_labels()
-    split = make_split(labels, "holdout")
-    test = split[split["part"] == "test"].sort_values("name", ignore_index=True).sample(frac=1, random_state=0)
+    test, split = shuffled_test()
     estimator = Estimator()
     digest = made_by(estimator)
     folder, cache = faces_folder(load_config("laptop")), paths.cache_folder() / f"scenes-{digest}"
@@ -196,7 +215,7 @@ def main() -> int:
         record.mkdir(parents=True)
         table.to_csv(record / "scenes.csv", index=False)
         (record / "config.json").write_text(json.dumps({
-            "scenes": options.scenes, "split": split_hash(split), "made_by": digest, "hardware": hardware()}, indent=1))
+            "scenes": options.scenes, "split": split, "made_by": digest, "hardware": hardware()}, indent=1))
     return 0
 
 

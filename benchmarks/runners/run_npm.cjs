@@ -34,7 +34,7 @@ async function human(which) {
   const { Human } = require(path.join(modules, '@vladmandic/human/dist/human.node-wasm.js'));
   const net = new Human({ backend: 'wasm', wasmPath, modelBasePath: models('human'), cacheSensitivity: 0, filter: off,
     body: off, hand: off, object: off, gesture: off, segmentation: off,
-    face: { iris: off, emotion: off, antispoof: off, liveness: off, ...(which === 'ssrnet' ? { ssrnet } : {}) } });
+    face: { iris: off, detector: { maxDetected: which === 'faces' ? 10 : 1 }, emotion: off, antispoof: off, liveness: off, ...(which === 'ssrnet' ? { ssrnet } : {}) } });
   await net.load();
   const { tf } = net, { faceres, ssrnetage } = net.models.models;
   const run = async (model, input, size) => { // the package's own preparation, without its search for the face
@@ -54,6 +54,8 @@ async function human(which) {
       const p = await run(faceres, input, 224), i = p.indexOf(Math.max(...p));
       return p[i - 1] > p[i + 1] ? i - 10 * p[i - 1] : i + 10 * p[i + 1];
     },
+    faces: async (input) => (await net.detect(input)).face
+      .map(({ box: [x, y, width, height], age }) => `${x + width / 2}:${y + height / 2}:${age ?? 'nan'}`).join(' '),
     finds: async (input) => (await net.detect(input)).face.sort((a, b) => b.box[2] - a.box[2])[0]?.age,
   };
   return async (file) => {
@@ -70,7 +72,8 @@ async function main([name, listed]) {
     let age, reason = 'no face found';
     try { age = await predict(file); } catch (error) { reason = String(error).split('\n')[0].replaceAll(/[",]/g, ' '); }
     const { user, system } = process.cpuUsage(before);
-    if (Number.isFinite(age)) [age, reason] = [age.toFixed(2), 'predicted'];
+    if (Number.isFinite(age)) age = age.toFixed(2);
+    if (age) reason = 'predicted';
     fs.writeSync(1, `${path.basename(file)},${age ?? ''},${((user + system) / 1e6).toFixed(5)},${peakMb()},${reason}\n`);
   }
 }

