@@ -76,9 +76,9 @@ def read_listed(file: Path) -> dict[str, dict[str, Any]]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not a readable CSV ({error})") from error
     first, *others = rows.values() if rows else [[]]
-    if odd := [number for number, row in rows.items() if len(row) != len(first)]:
-        raise ValueError(f"{file}, row {odd[0]}: {len(rows[odd[0]])} fields, but {len(first)} in the first; text with "
-                         "a comma belongs in quotation marks")
+    if wrong := [number for number, row in rows.items() if len(row) != len(first)]:
+        raise ValueError(f"{file}, row {wrong[0]}: {len(rows[wrong[0]])} fields, but {len(first)} in the first; text "
+                         "with a comma belongs in quotation marks")
     if twice := sorted({column for column in first if first.count(column) > 1}):
         raise ValueError(f"{file}: two columns are called {twice[0]!r}")
     table, lines = pd.DataFrame(others, columns=first, dtype="str").drop(columns="", errors="ignore"), list(rows)[1:]

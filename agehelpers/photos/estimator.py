@@ -12,7 +12,7 @@ from agehelpers.devices import pick_device
 from agehelpers.photos.align import load_aligner, look
 from agehelpers.photos.find import Finder, find_faces
 from agehelpers.photos.reader import PhotoReader
-from agehelpers.training.checkpoints import PACKAGED, load_checkpoint, load_model
+from agehelpers.training.checkpoints import PACKAGED, fused, load_checkpoint, load_model
 from agehelpers.training.loop import outputs_of
 
 
@@ -47,7 +47,7 @@ class Estimator(PhotoReader):
         self.pixels_size, self.image_size = self.config.pixels_size, self.config.image_size
         self.intervals = state.get("intervals")
         self.device = pick_device(self.config)
-        self.model = load_model(self.checkpoint).to(self.device)
+        self.model = fused(load_model(self.checkpoint)).to(self.device)
         file = self.checkpoint.with_name("aligner.safetensors")
         self.look = partial(look, load_aligner(file)) if file.exists() else None
         self.no_aligner = (

@@ -1,12 +1,16 @@
 """Checkpoints: tensors and their settings in one file that is read without executing code."""
 
+import copy
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from agehelpers import paths
 from agehelpers.config import config_from_dict
@@ -79,6 +83,22 @@ def load_model(file: Path) -> AgeEstimationModel:
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{file}: cannot be read by this version of agehelpers ({error})") from error
     return model.eval()
+
+
+@torch.no_grad()
+def fused(model: AgeEstimationModel) -> AgeEstimationModel:
+    """A copy of `model` for predictions, batch normalisation multiplied into the convolution before it: faster.
+
+    A network that computes in another order than its modules are named would come out otherwise: it is returned as is.
+    """
+    faster, side = copy.deepcopy(model).eval(), model.config.image_size
+    for module in list(faster.backbone.modules()):
+        for (first, conv), (then, norm) in itertools.pairwise(module.named_children()):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, first, fuse_conv_bn_eval(conv, norm))
+                setattr(module, then, getattr(norm, "act", nn.Identity()))  # timm's has an activation inside
+    seen = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return faster if torch.allclose(faster(seen), model.eval()(seen), atol=1e-3) else model
 
 
 def start_from(model: AgeEstimationModel, checkpoint: str) -> None:

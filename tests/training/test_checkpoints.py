@@ -7,7 +7,16 @@ import torch
 from safetensors.torch import save_file
 from striped import CONFIG, changed, fresh
 
-from agehelpers.training.checkpoints import STATISTICS, load_checkpoint, load_model, save_checkpoint, slim_tensors
+from agehelpers.config import load_config
+from agehelpers.methods.model import AgeEstimationModel
+from agehelpers.training.checkpoints import (
+    STATISTICS,
+    fused,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    slim_tensors,
+)
 
 
 def test_a_model_comes_back_with_its_settings(tmp_path):
@@ -94,3 +103,42 @@ def test_what_cannot_predict_is_refused_with_the_files_name(tmp_path):
         save_checkpoint(file, {}, state)  # no settings, those of a newer version, no weights
         with pytest.raises(ValueError, match="mine.safetensors: cannot be read by this version of agehelpers"):
             load_model(file)
+
+
+def unsettled(backbone):
+    """A model whose batch normalisations have statistics of their own, and these."""
+    model, normalised = AgeEstimationModel(load_config("ci", {"backbone": backbone})).eval(), []
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            normalised.append(module)
+    return model, normalised
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "timm/tf_efficientnet_lite0", "densenet121"])
+def test_normalisation_is_multiplied_into_convolutions(backbone):
+    model, normalised = unsettled(backbone)
+    faster = fused(model)
+    left = [module for module in faster.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(left) < 0.6 * len(normalised) and len(normalised) == sum(
+        isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), "the model itself stays"
+    assert len(left) == (62 if backbone == "densenet121" else 0)  # there some come before their convolution
+    seen = torch.rand(3, 3, 40, 40)
+    with torch.no_grad():
+        assert torch.allclose(faster(seen), model(seen), atol=1e-4) and faster(seen).std() > 0
+
+
+def test_a_network_that_computes_in_another_order_is_not_fused():
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.last = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 512)
+
+        def forward(self, images):
+            return self.last(self.conv(self.norm(images)).mean((2, 3)))
+
+    model, _ = unsettled("resnet18")
+    model.backbone = Odd()
+    model.backbone.norm.running_mean.fill_(1)
+    assert fused(model) is model
