@@ -81,7 +81,7 @@ def measure(labels: pd.DataFrame, pictures: Path) -> pd.DataFrame:
             faces = {"faces": str(folder_of(f"{size}-{draw}", pictures, chosen))}
             tuned = load_config("laptop", method_settings("tuned") | faces | {"start_from": str(start)})
             add(trained(tuned), way="fine-tuned", size=size, draw=draw)
-            scratch = replace(load_config("laptop", faces), epochs=tuned.epochs)
+            scratch = replace(load_config("laptop", faces), epochs=tuned.epochs, ema=tuned.ema)
             add(trained(scratch), way="from ImageNet", size=size, draw=draw)
     return pd.concat(tables, ignore_index=True)
 

@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -40,6 +41,15 @@ def test_a_step_by_hand():
     average = 0.5 * after + 0.5 * trainer.model.head.weight
     assert torch.allclose(trainer.evaluated().head.weight, average, atol=1e-6)
     assert begun(changed(ema=0.0)).averaged is None
+
+
+def test_a_running_mean_that_is_longer_than_the_training_is_said():
+    with pytest.warns(UserWarning, match=r"ema=0\.99 averages .* 100 steps, and this training has 99: .*--set ema=0.9"):
+        Trainer(fresh(), changed(ema=0.99, epochs=9), CPU, 11)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Trainer(fresh(), changed(ema=0.99, epochs=10), CPU, 11)
+        Trainer(fresh(), changed(ema=0.0, epochs=1), CPU, 1)
 
 
 def test_the_optimizer_has_its_settings():
