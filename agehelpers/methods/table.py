@@ -42,8 +42,9 @@ METHODS: dict[str, Method] = {
         "and auxiliary losses (Caruana, Machine Learning 28, 1997)",
         "timm/tf_efficientnet_lite2", "distribution", {**_LITE, "auxiliary": 0.5}),
     "tuned": Method(
-        "fine-tuning: the packaged weights, trained on at a fifth of the rate, batch normalisation as it is; few pictures",
-        "timm/tf_efficientnet_lite2", "distribution", {**_FINE, "lr": 2e-4, "start_from": "packaged", "epochs": 30, "ema": 0.9}),
+        "fine-tuning on few pictures: the packaged weights at a fifth of the rate, batch normalisation as it is",
+        "timm/tf_efficientnet_lite2", "distribution",
+        {**_FINE, "lr": 2e-4, "epochs": 30, "ema": 0.9, "start_from": "packaged"}),
     # Heads, on one network
     "l1": Method("one linear output and L1, with this project's loop", _LITE0, "regression", _LITE),
     "l2": Method("one linear output and half of the squared error", _LITE0, "regression",

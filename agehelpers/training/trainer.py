@@ -64,8 +64,8 @@ class Trainer:
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema),
                                       use_buffers=True) if config.ema else None
         if config.ema and 1 / (1 - config.ema) > (steps := config.epochs * self.steps):
-            warnings.warn(f"ema={config.ema:g} averages the weights of about {1 / (1 - config.ema):.0f} steps, and this "
-                          f"training has {steps}: use more epochs, or --set ema=0.9 (or 0)", stacklevel=2)
+            warnings.warn(f"ema={config.ema:g} averages the weights of about {1 / (1 - config.ema):.0f} steps, and "
+                          f"this training has {steps}: use more epochs, or --set ema=0.9 (or 0)", stacklevel=2)
         half = self.precision == torch.float16  # a fused step that the scaler skips leaves momentum uninitialised
         self.optimizer = build_optimizer(self.model, config, fused=not half)
         self.schedule = build_schedule(self.optimizer, config, self.steps)
