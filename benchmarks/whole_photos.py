@@ -15,7 +15,6 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,14 +132,14 @@ def draw(number: int, folder: Path, test: pd.DataFrame) -> tuple[np.ndarray, str
     return scene, kind, pasted, crops
 
 
-def matched(pasted: list[Pasted], found: pd.DataFrame) -> tuple[list[Hashable | None], pd.DataFrame]:
-    """Row of `found` (columns x, y) for each pasted face, None where none is within half its width; and other rows."""
-    hits: list[Hashable | None] = []
+def matched(pasted: list[Pasted], found: pd.DataFrame) -> tuple[list[int | None], list[int]]:
+    """Place in `found` (columns x, y) of each pasted face, None where none is within half its width; and the others."""
+    places, left, hits = found[["x", "y"]].to_numpy(float), list(range(len(found))), []
     for face in pasted:
-        away = np.hypot(found["x"] - face.centre.real, found["y"] - face.centre.imag)
-        hits.append(away.idxmin() if len(found) and away.min() < face.size / 2 else None)
-        found = found if hits[-1] is None else found.drop(index=hits[-1])
-    return hits, found
+        away = np.hypot(*(places[left] - (face.centre.real, face.centre.imag)).T)
+        hit = left.pop(int(away.argmin())) if len(left) and away.min() < face.size / 2 else None
+        hits.append(hit)
+    return hits, left
 
 
 def measure(scenes: range, folder: Path, test: pd.DataFrame, estimator: Estimator) -> pd.DataFrame:
@@ -154,12 +153,12 @@ def measure(scenes: range, folder: Path, test: pd.DataFrame, estimator: Estimato
                    for crop, face in zip(crops, pasted, strict=True)]
         known = [estimator.ages([np.asarray(Image.fromarray(crop).resize((200, 200), Image.Resampling.BICUBIC))
                                  for crop in some])["prediction"] for some in (crops, reduced)]
-        hits, false = matched(pasted, found)
+        hits, left = matched(pasted, found)
         for place, (face, hit) in enumerate(zip(pasted, hits, strict=True)):
             rows.append({"scene": number, "kind": kind, "name": test["name"].iloc[face.row], "size": round(face.size),
                          "turn": round(face.turn), "found": hit is not None, "original": known[0][place],
-                         "same_size": known[1][place], **({} if hit is None else found.loc[hit, SEEN].to_dict())})
-        rows += [{"scene": number, "kind": kind, "found": False, "unlike": flag} for flag in false["unlike"]]
+                         "same_size": known[1][place], **({} if hit is None else dict(found[SEEN].iloc[hit]))})
+        rows += [{"scene": number, "kind": kind, "found": False, "unlike": flag} for flag in found["unlike"].iloc[left]]
     return pd.DataFrame(rows)
 
 

@@ -56,6 +56,8 @@ class FaceDataset(Dataset[Sample]):
         float32 [N], years.
     attributes : ndarray, optional
         int64 [N, A], codes of further labels, handed on behind the ages; -1 is unknown.
+    names : ndarray, optional
+        Texts [N], for messages.
 
     Examples
     --------
@@ -73,6 +75,7 @@ class FaceDataset(Dataset[Sample]):
     augment: bool = False
     epoch: int = 0
     attributes: np.ndarray | None = None
+    names: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self._shared = torch.tensor([self.epoch]).share_memory_()  # worker processes that persist see it change
@@ -123,9 +126,17 @@ class FaceDataset(Dataset[Sample]):
         The order depends on seed and epoch alone, so that a resumed epoch goes on exactly.
         """
         self.set_epoch(epoch)
+        return self._loader(self._order(epoch)[first:])
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self))
         ends = [*range(0, len(self), self.config.batch_size)][:self.steps] + [len(self)]
-        return self._loader([order[start:end] for start, end in itertools.pairwise(ends)][first:])
+        return [order[start:end] for start, end in itertools.pairwise(ends)]
+
+    def batch_text(self, epoch: int, step: int) -> str:
+        """The pictures of a training batch by name, or by their row where no names are known."""
+        places = self._order(epoch)[step]
+        return ", ".join(map(str, (self.rows if self.names is None else self.names)[places]))
 
     def evaluation_batches(self, batch_size: int = 256) -> DataLoader:
         """All pictures and their ages in order, never augmented."""

@@ -48,7 +48,7 @@ class Faces:
             columns = [pd.Categorical(rows[key], values).codes for key, values in ATTRIBUTES.items()]
             codes = np.stack(columns, 1).astype(int)  # [N, A]
         return FaceDataset(self.pixels, rows["row"].to_numpy(), rows["age"].to_numpy(np.float32), self.config,
-                           self.device, training, attributes=codes)
+                           self.device, training, attributes=codes, names=rows["name"].to_numpy())
 
 
 def faces_of(config: Config) -> Path:

@@ -20,6 +20,7 @@ from agehelpers.methods.model import AgeEstimationModel
 from agehelpers.training.checkpoints import save_checkpoint
 from agehelpers.training.progress import in_notebook, progress_bar
 from agehelpers.training.references import take_references
+from agehelpers.training.resume import restore_training, save_training
 from agehelpers.training.trainer import Trainer
 
 HISTORY = ("epoch", "train_loss", "train_mae", "val_loss", "val_mae", "lr", "seconds")
@@ -45,7 +46,7 @@ def train(model: AgeEstimationModel, training: FaceDataset, validation: FaceData
     FileExistsError
         `folder` holds a training and `resume` is False.
     FloatingPointError
-        The loss is no longer finite.
+        A loss or gradient is not finite; the checkpoints are those of before.
     """
     last = Path(folder) / "last.safetensors"
     for half in Path(folder).glob(".*.part"):  # of a process that was killed while it wrote
@@ -54,7 +55,7 @@ def train(model: AgeEstimationModel, training: FaceDataset, validation: FaceData
     if last.exists():
         if not resume:
             raise FileExistsError(f"{folder} holds a training already: resume it, or choose another name")
-        trainer.restore(last)
+        restore_training(trainer, last)
     with progress_bar(config.epochs * trainer.steps, trainer.epoch * trainer.steps + trainer.step) as bar:
         while trainer.epoch < config.epochs:
             _epoch(trainer, training, validation, Path(folder), bar)
@@ -72,12 +73,16 @@ def _epoch(trainer: Trainer, training: FaceDataset, validation: FaceDataset, fol
     for batch in training.training_batches(trainer.epoch, trainer.step):
         trainer.learn(*batch)
         bar.update()
-        if trainer.step % trainer.config.checkpoint_steps == 0 and trainer.step < trainer.steps:
+        due = trainer.step % trainer.config.checkpoint_steps == 0 and trainer.step < trainer.steps
+        if due or trainer.device.type == "cpu":
+            trainer.check(training)
+        if due:
             trainer.seconds = before + time.perf_counter() - started
-            trainer.save(folder / "last.safetensors")
+            save_training(trainer, folder / "last.safetensors")
+    trainer.check(training)
     take_references(trainer.evaluated(), training, trainer.config.at(trainer.epoch))
     _finish_epoch(trainer, validation, folder / "best.safetensors", before + time.perf_counter() - started)
-    trainer.save(folder / "last.safetensors")
+    save_training(trainer, folder / "last.safetensors")
     row = trainer.history[-1]
     bar.set_postfix(epoch=row["epoch"], val_mae=f"{row['val_mae']:.2f}")
     if not in_notebook():

@@ -1,12 +1,10 @@
-"""All that changes during a training: one step of it, and how it is stored for an exact resume.
+"""All that changes during a training: one step of it; `resume` stores it.
 
-Everything random depends on seed, epoch and step, so a run that is killed and resumed from its last checkpoint ends
-with the same weights, bit for bit on CPU (with the same number of threads and versions).
+Everything random depends on seed, epoch and step.
 """
 
 import warnings
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -16,11 +14,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 from torchmetrics.regression import MeanAbsoluteError
 
-from agehelpers.config import Config, config_from_dict, differing_settings
-from agehelpers.data.augmentation import STREAM
+from agehelpers.config import Config
+from agehelpers.data.dataset import FaceDataset
 from agehelpers.devices import autocast, keep_freed_memory, pick_precision
 from agehelpers.methods.model import AgeEstimationModel
-from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -75,6 +72,7 @@ class Trainer:
         self.loss.persistent(True)
         self.mae.persistent(True)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.broken = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient was not finite
         self.history: list[dict[str, float]] = []
 
     def evaluated(self) -> AgeEstimationModel:
@@ -108,6 +106,7 @@ class Trainer:
             total = loss + self.config.auxiliary * mixed(model.attributes, guesses, attributes)
         self.optimizer.zero_grad()
         self.scaler.scale(total.mean()).backward()
+        self._watch(total)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
@@ -117,56 +116,17 @@ class Trainer:
         self.mae.update(self.model.head.ages(outputs.detach()), ages)
         self.step += 1
 
-    def save(self, file: Path) -> None:
-        """Everything an exact resume needs."""
-        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        if self.averaged is not None:
-            tensors |= {f"averaged.{key}": value for key, value in self.averaged.state_dict().items()}
-        inner = self.optimizer.state_dict()
-        tensors |= {f"optimizer.{number}.{key}": value for number, values in inner["state"].items()
-                    for key, value in values.items() if isinstance(value, Tensor)}
-        tensors |= {f"{name}.{key}": value for name, metric in (("loss", self.loss), ("mae", self.mae))
-                    for key, value in metric.state_dict().items()}
-        save_checkpoint(file, tensors, {
-            "config": asdict(self.config), "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
-            "history": self.history, "param_groups": inner["param_groups"], "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(), "precision": str(self.precision), "stream": STREAM})
+    def _watch(self, loss: Tensor) -> None:
+        """Note a step whose loss or gradient is not finite, without waiting for a GPU."""
+        good = torch.isfinite(loss.detach()).all()
+        if not self.scaler.is_enabled():  # which skips a step with too large gradients
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            good = good & torch.isfinite(torch.nn.utils.get_total_norm(gradients))
+        self.broken = torch.where(good | (self.broken >= 0), self.broken, self.step)
 
-    def restore(self, file: Path) -> None:
-        """Continue from `file`; ValueError where it was made with other settings or in another precision."""
-        tensors, state = load_checkpoint(file)
-        self._check_same(file, state)
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        if self.averaged is not None:
-            self.averaged.load_state_dict(part("averaged."))
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("optimizer.").items():
-            number, _, name = key.partition(".")
-            # a fused step walks memory as it lies: moments have to lie as their weights do
-            layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
-            slots.setdefault(int(number), {})[name] = value.contiguous(memory_format=layout)
-        self.optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        if state["step"]:  # within an epoch: its running metrics go on
-            self.loss.load_state_dict(part("loss."))
-            self.mae.load_state_dict(part("mae."))
-            self.loss.to(self.device)  # torchmetrics replaces its state by the loaded one, which lies on the CPU
-            self.mae.to(self.device)
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.history = state["history"]
-
-    def _check_same(self, file: Path, state: dict[str, Any]) -> None:
-        if differing := differing_settings(self.config, config_from_dict(state["config"])):
-            raise ValueError(f"{file} was trained with another {', '.join(differing)}; resume with the same settings, "
-                             "or choose another name for this run")
-        if state.get("stream", 1) != STREAM:
-            raise ValueError(f"{file} was augmented by another stream of random numbers, that of an older version; go "
-                             "on with that version, or remove the folder and train anew")
-        if state.get("precision") not in (None, str(self.precision)):
-            raise ValueError(f"{file} was computed in {state['precision']}, here it would go on in {self.precision}; "
-                             "go on where it began, or choose another name for this run")
+    def check(self, training: FaceDataset) -> None:
+        """FloatingPointError names the first step of this epoch whose loss or gradient was not finite."""
+        if (step := int(self.broken)) >= 0:
+            raise FloatingPointError(
+                f"loss or gradient of step {step + 1} of epoch {self.epoch + 1} is not finite (lr {self.config.lr:g}; "
+                f"a lower one usually helps); its pictures: {training.batch_text(self.epoch, step)}")

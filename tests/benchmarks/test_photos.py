@@ -80,10 +80,10 @@ def test_other_ways_to_place_see_the_same_faces(benchmarks):
     peers = benchmarks("scenes_peers")
     boxes = [Placement(complex(100 + 200 * n, 300), 60 + 0j) for n in range(2)]
     reader = peers.Boxes(lambda _, given: [Placement(box.centre + 5, box.half) for box in given])
-    reader.find = lambda photo: [Found(box, 1.0) for box in boxes]
+    reader.detect = lambda photo: [Found(box, 1.0) for box in boxes]
     placed = reader.places(np.zeros((600, 600, 3), np.uint8))
     assert placed == [Placement(box.centre + 5, box.half) for box in boxes]
-    reader.find = lambda photo: []
+    reader.detect = lambda photo: []
     assert reader.places(np.zeros((600, 600, 3), np.uint8)) == []
     told = pd.DataFrame({"name": ["a.jpg", "b.jpg"], "prediction": ["10:20:33.5 40.5:2:nan", None], "seconds": 1.0})
     found = peers.faces_of(told)

@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 from agehelpers import paths
 from agehelpers.config import load_config
 from agehelpers.data.faces import Faces
-from agehelpers.training import grid, trainer
+from agehelpers.training import grid, resume
 from agehelpers.training.grid import SEARCHED, Grid, best_cell, budgeted, grid_of, search, to_do
 from agehelpers.training.records import load_record, save_record
 
@@ -141,7 +141,7 @@ def test_a_second_search_trains_nothing_again(config, tmp_path, monkeypatch):
 def test_a_cell_that_was_running_when_the_process_died_is_trained_on(config, tmp_path, monkeypatch):
     config = dataclasses.replace(config, epochs=2)
     whole = search(config, tmp_path / "whole", cells=1, halving=False)
-    real = trainer.save_checkpoint
+    real = resume.save_checkpoint
 
     def die(file, tensors, state):
         real(file, tensors, state)
@@ -149,10 +149,10 @@ def test_a_cell_that_was_running_when_the_process_died_is_trained_on(config, tmp
         raise SystemExit  # after the first epoch of the first cell
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(trainer, "save_checkpoint", die)
+        patch.setattr(resume, "save_checkpoint", die)
         search(config, tmp_path / "grid", halving=False)
     epochs = []
-    monkeypatch.setattr(trainer, "save_checkpoint", lambda file, tensors, state: (
+    monkeypatch.setattr(resume, "save_checkpoint", lambda file, tensors, state: (
         epochs.append(state["epoch"]), real(file, tensors, state)))
     table = search(config, tmp_path / "grid", halving=False)
     assert epochs[:3] == [2, 1, 2]  # the first cell goes on with its second epoch, the next one begins

@@ -97,7 +97,7 @@ def test_a_resume_from_any_checkpoint_is_exact(tmp_path, monkeypatch, change):
         if file.name == "last.safetensors":
             saved.append((state["epoch"], state["step"], file.read_bytes()))
 
-    monkeypatch.setattr("agehelpers.training.trainer.save_checkpoint", keep)
+    monkeypatch.setattr("agehelpers.training.resume.save_checkpoint", keep)
     train(model(), training, validation, config, tmp_path / "again")
     assert [(epoch, step) for epoch, step, _ in saved] == [(0, 2), (1, 0), (1, 2), (2, 0), (2, 2), (3, 0)]
     expected = load_checkpoint(tmp_path / "whole" / "last.safetensors")[0]
@@ -132,7 +132,7 @@ def dying(monkeypatch, event: str, number: int) -> list[int]:
     if event == "step":
         monkeypatch.setattr(Trainer, "learn", lambda *given: (check(), learn(*given)))
     else:
-        for module in ("trainer", "loop"):
+        for module in ("resume", "loop"):
             monkeypatch.setattr(f"agehelpers.training.{module}.save_checkpoint",
                                 lambda file, *given: (check(file), save_checkpoint(file, *given)))
     return count
@@ -193,9 +193,45 @@ def test_nothing_is_overwritten_and_settings_must_agree(tmp_path):
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_stops_before_it_spoils_a_checkpoint(tmp_path, what):
+    training, validation = datasets()
+    names = np.array([f"face {row}.jpg" for row in training.rows])
+    spoilt, calls, model = training._order(0)[2], [], fresh()  # the third batch, after the checkpoint of the second
+
+    def spoil(value):
+        calls.append(1)
+        return value * float("nan") if len(calls) == 3 else value
+
+    if what == "gradient":
+        model.head.weight.register_hook(spoil)
+    else:
+        loss = model.head.loss
+        model.head.loss = lambda outputs, ages: spoil(loss(outputs, ages))
+    broken = dataclasses.replace(training, names=names)
+    with pytest.raises(FloatingPointError, match=r"step 3 of epoch 1 is not finite \(lr 0.1; .*pictures: ") as told:
+        train(model, broken, validation, CONFIG, tmp_path)
+    assert str(told.value).split("pictures: ")[1].split(", ") == names[spoilt].tolist()
+    tensors, state = load_checkpoint(tmp_path / "last.safetensors")
+    assert state["step"] == 2 and all(torch.isfinite(value).all() for value in tensors.values())
+    again = train(fresh(), training, validation, CONFIG, tmp_path, resume=True)  # with that mended
+    whole = train(fresh(), training, validation, CONFIG, tmp_path / "whole")
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"))
+
+
+def test_the_first_broken_step_is_remembered_where_it_is_read_later():
+    training = datasets()[0]
+    trainer = Trainer(fresh(), CONFIG, torch.device("cpu"), training.steps)
+    for number, (images, ages) in enumerate(training.training_batches(0)):
+        trainer.learn(images * float("nan") if number == 1 else images, ages)
+    first = training.rows[training._order(0)[1][0]]
+    with pytest.raises(FloatingPointError, match=f"step 2 of epoch 1 .*pictures: {first},"):
+        trainer.check(training)
+
+
 def test_a_diverging_loss_is_an_error_that_helps(tmp_path, monkeypatch):
     config = changed(optimizer="sgd", lr=1e30, schedule="constant")
-    with pytest.raises(FloatingPointError, match="lower lr"):
+    with pytest.raises(FloatingPointError, match="a lower one usually helps"):
         train(fresh(config), *datasets(config), config, tmp_path / "training")
     monkeypatch.setattr(loop, "evaluate", lambda *arguments: (1.0, float("nan")))
     with pytest.raises(FloatingPointError, match="lower lr"):

@@ -13,6 +13,7 @@ from striped import CONFIG, changed, datasets, fresh
 
 from agehelpers.devices import hardware, pick_device, pick_precision
 from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
+from agehelpers.training.resume import restore_training, save_training
 from agehelpers.training.trainer import Trainer, build_optimizer, build_schedule, step_seed
 
 CPU = torch.device("cpu")
@@ -131,9 +132,9 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path, change):
     config = changed(**change)
     trainer = begun(config, steps=3)
     trainer.seconds, trainer.history = 1.5, [{"epoch": 1, "val_mae": float("nan")}]
-    trainer.save(tmp_path / "last.safetensors")
+    save_training(trainer, tmp_path / "last.safetensors")
     again = Trainer(fresh(changed(seed=5, **change)), config, CPU, trainer.steps)
-    again.restore(tmp_path / "last.safetensors")
+    restore_training(again, tmp_path / "last.safetensors")
     assert (again.epoch, again.step, again.seconds) == (0, 3, 1.5)
     assert str(again.history) == str(trainer.history)
     batch = list(datasets(config)[0].training_batches(0))[3]
@@ -142,7 +143,7 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path, change):
     assert trainer.schedule.get_last_lr() == again.schedule.get_last_lr()
     assert trainer.loss.compute() == again.loss.compute() and trainer.mae.compute() == again.mae.compute()
     for one in (trainer, again):
-        one.save(tmp_path / f"{id(one)}.safetensors")
+        save_training(one, tmp_path / f"{id(one)}.safetensors")
     (tensors, state), (others, its_state) = (load_checkpoint(tmp_path / f"{id(one)}.safetensors")
                                              for one in (trainer, again))
     assert tensors.keys() == others.keys() and all(torch.equal(tensors[key], others[key]) for key in tensors)
@@ -150,44 +151,44 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path, change):
 
 
 def test_running_metrics_go_back_to_the_device_on_a_resume(tmp_path, monkeypatch):
-    begun().save(tmp_path / "last.safetensors")
+    save_training(begun(), tmp_path / "last.safetensors")
     again, moved = Trainer(fresh(), CONFIG, CPU, 4), []
     monkeypatch.setattr(type(again.mae), "to", lambda self, device: moved.append(device) or self)
-    again.restore(tmp_path / "last.safetensors")
+    restore_training(again, tmp_path / "last.safetensors")
     assert moved == [CPU] and again.step == 1
 
 
 def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path):
-    begun().save(tmp_path / "last.safetensors")
+    save_training(begun(), tmp_path / "last.safetensors")
     other = changed(lr=0.5, flip=False)
     with pytest.raises(ValueError, match="last.safetensors was trained with another flip, lr; resume with the same"):
-        Trainer(fresh(), other, CPU, 4).restore(tmp_path / "last.safetensors")
+        restore_training(Trainer(fresh(), other, CPU, 4), tmp_path / "last.safetensors")
 
 
 def test_a_checkpoint_from_before_a_setting_came_goes_on(tmp_path, newer):
     """`CONFIG` is of today, `config` of a version that has one more setting."""
     before = begun()
-    before.save(tmp_path / "last.safetensors")
+    save_training(before, tmp_path / "last.safetensors")
     assert "label_noise" not in load_checkpoint(tmp_path / "last.safetensors")[1]["config"]
     config = newer(**dataclasses.asdict(CONFIG))
     trainer = Trainer(fresh(config), config, CPU, 4)
-    trainer.restore(tmp_path / "last.safetensors")
+    restore_training(trainer, tmp_path / "last.safetensors")
     assert trainer.step == 1 and torch.equal(trainer.model.head.weight, before.model.head.weight)
     other = dataclasses.replace(config, label_noise=2.0)
     with pytest.raises(ValueError, match="was trained with another label_noise; resume"):
-        Trainer(fresh(other), other, CPU, 4).restore(tmp_path / "last.safetensors")
+        restore_training(Trainer(fresh(other), other, CPU, 4), tmp_path / "last.safetensors")
 
 
 @pytest.mark.parametrize(("missing", "value"), [("checkpoint_steps", 200), ("mixup", 0.0)])
 def test_a_checkpoint_that_lacks_a_setting_was_trained_with_its_default(tmp_path, missing, value):
-    begun(changed(**{missing: value})).save(tmp_path / "last.safetensors")
+    save_training(begun(changed(**{missing: value})), tmp_path / "last.safetensors")
     tensors, state = load_checkpoint(tmp_path / "last.safetensors")
     del state["config"][missing]
     save_checkpoint(tmp_path / "last.safetensors", tensors, state)
-    Trainer(fresh(), changed(**{missing: value}), CPU, 4).restore(tmp_path / "last.safetensors")
+    restore_training(Trainer(fresh(), changed(**{missing: value}), CPU, 4), tmp_path / "last.safetensors")
     other = changed(**{missing: 3})
     with pytest.raises(ValueError, match=f"another {missing};"):
-        Trainer(fresh(other), other, CPU, 4).restore(tmp_path / "last.safetensors")
+        restore_training(Trainer(fresh(other), other, CPU, 4), tmp_path / "last.safetensors")
 
 
 def test_precision_follows_the_hardware(monkeypatch):
@@ -217,12 +218,12 @@ def test_hardware_has_the_keys_of_earlier_records(monkeypatch):
 
 
 def test_a_checkpoint_of_another_random_stream_is_refused(tmp_path):
-    begun().save(tmp_path / "last.safetensors")
+    save_training(begun(), tmp_path / "last.safetensors")
     tensors, state = load_checkpoint(tmp_path / "last.safetensors")
     del state["stream"]  # as older versions wrote it
     save_checkpoint(tmp_path / "last.safetensors", tensors, state)
     with pytest.raises(ValueError, match="last.safetensors was augmented by another stream of random numbers"):
-        begun().restore(tmp_path / "last.safetensors")
+        restore_training(begun(), tmp_path / "last.safetensors")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
