@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import platform
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +87,24 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While the block runs no other process is in one for `path`: it waits, and says so. A dead one's lock is free."""
+    from filelock import FileLock, Timeout  # here: reading ONNX files needs none
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{path}: another process is at work on it; waiting for that", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomically(path: Path, data: bytes | str) -> Path:

@@ -29,7 +29,7 @@ from agehelpers.training.runs import run, run_folder
 
 HERE = Path(__file__).resolve().parent
 SUBGROUP = ("ethnicity", "Asian")
-SIZES, DRAWS, MEASURED = (100, 300), 3, 1500
+SIZES, DRAWS, MEASURED = (300,), 5, 1500
 SEEN = ["prediction", "lower_90", "upper_90"]
 BASE = ("not tuned", 0)
 
@@ -79,7 +79,7 @@ def measure(labels: pd.DataFrame, pictures: Path) -> pd.DataFrame:
         for draw in range(DRAWS):
             chosen = pool["name"].sample(size, random_state=draw)
             faces = {"faces": str(folder_of(f"{size}-{draw}", pictures, chosen))}
-            tuned = load_config("laptop", method_settings("tuned") | faces | {"start_from": str(start)})
+            tuned = load_config("laptop", faces | {"start_from": str(start)}, method_settings("tuned"))
             add(trained(tuned), way="fine-tuned", size=size, draw=draw)
             scratch = replace(load_config("laptop", faces), epochs=tuned.epochs, ema=tuned.ema)
             add(trained(scratch), way="from ImageNet", size=size, draw=draw)

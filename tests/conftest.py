@@ -51,7 +51,7 @@ def quick(faces):
     """Settings of a training that takes half a second."""
     from agehelpers.config import load_config
 
-    return load_config("ci", {"epochs": 2, "image_size": 24, "batch_size": 16, "checkpoint_steps": 2,
+    return load_config("ci", {"epochs": 2, "image_size": 24, "batch_size": 12, "checkpoint_steps": 2,
                               "faces": str(faces)})
 
 

@@ -22,7 +22,15 @@ def load_pixels(folder: Path, labels: pd.DataFrame, size: int, cache: Path | Non
     """
     digest = hashlib.sha256("\n".join([*labels["sha256"], f"decoder {VERSION}"]).encode())
     file = (cache or paths.cache_folder()) / f"pixels_{size}_{len(labels)}_{digest.hexdigest()[:16]}.npy"
-    if not file.exists():
+    if file.exists():
+        return np.load(file, mmap_mode="r")
+    with paths.alone(file):
+        _decode_all(folder, labels, size, file)
+    return np.load(file, mmap_mode="r")
+
+
+def _decode_all(folder: Path, labels: pd.DataFrame, size: int, file: Path) -> None:
+    if not file.exists():  # nor made while this process waited
         for half in file.parent.glob(f".{file.name}.*.part"):  # of a process that was killed while it decoded
             if time.time() - half.stat().st_mtime > 3600:
                 half.unlink(missing_ok=True)
@@ -33,4 +41,3 @@ def load_pixels(folder: Path, labels: pd.DataFrame, size: int, cache: Path | Non
                               array, labels["name"]))
             array.flush()
             del array
-    return np.load(file, mmap_mode="r")

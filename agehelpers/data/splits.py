@@ -56,10 +56,10 @@ def _parts(rows: pd.DataFrame, seed: int, **shares: float) -> pd.Series:
 def _holdout(rows: pd.DataFrame, seed: int) -> pd.Series:
     """80/20; a tenth of the 80 is set aside: half of it for selection, half to calibrate intervals.
 
-    Of few pictures more is set aside, up to a half: `LEAST` clusters for each.
+    Of few pictures more is set aside, up to a third of the 80: `LEAST` clusters for each.
     """
     aside = 2 * LEAST / (0.8 * max(1, rows["cluster"].nunique()))
-    return _parts(rows, seed, test=0.2, validation=min(0.5, max(0.1, aside)), calibration=0.5)
+    return _parts(rows, seed, test=0.2, validation=min(1 / 3, max(0.1, aside)), calibration=0.5)
 
 
 def _benchmark(rows: pd.DataFrame, seed: int) -> pd.Series:

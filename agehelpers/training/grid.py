@@ -150,7 +150,8 @@ def to_do(grid: Grid, table: pd.DataFrame, halving: bool = True) -> list[tuple[C
 def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -> pd.DataFrame:
     """Search the grid of `config`'s profile in `folder`, going on where an earlier search stopped.
 
-    A cell that a killed process left unfinished is trained on from its checkpoint. Test pictures are not read.
+    A cell that a killed process left unfinished is trained on from its checkpoint. Test pictures are not read. Where
+    another process searches in `folder`, this one waits.
 
     Parameters
     ----------
@@ -171,6 +172,11 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -
     """
     config, folder = budgeted(config), Path(folder)
     check_head(config)  # a wrong name is refused before pictures are read
+    with paths.alone(folder):
+        return _search(config, folder, cells, halving)
+
+
+def _search(config: Config, folder: Path, cells: int, halving: bool) -> pd.DataFrame:
     grid, study = grid_of(config), _study(folder)
     faces = {"full": prepare_faces(config, SELECTION)}
     if halving:  # on the same decoded pixels: on a GPU, too, they are there once

@@ -180,7 +180,11 @@ def save_record(source: Path, name: str) -> Path:
         if (table := part / "predictions.csv").exists():
             lines = table.read_text().splitlines(keepends=True)
             table.write_text("".join(line for line in lines if not line.startswith("train,")))
-        part.rename(target)
+        try:
+            part.rename(target)
+        except OSError:
+            check_record_name(name)  # another process was first
+            raise
     return target
 
 

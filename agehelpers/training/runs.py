@@ -54,17 +54,31 @@ def errors_by_part(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
 def run(config: Config, folder: Path, resume: bool = False) -> Record:
     """Train on train, choose on validation, evaluate test once, leave a record in `folder`.
 
-    A finished `folder` is loaded, not trained again; one with other settings or faces is a FileExistsError.
+    A finished `folder` is loaded, not trained again; one with other settings or faces is a FileExistsError. Where
+    another process trains in it, this one waits, and then loads what that left.
     """
     check_head(config)  # a wrong name is refused before pictures are read
     folder, faces = Path(folder), prepare_faces(config, SELECTION)  # no test picture yet
-    if (folder / "config.json").exists():
-        facts = read_facts(folder)
-        other = differing_settings(config, config_from_dict(facts["config"]))
-        if other or facts["split"] != faces.split:
-            what = ", ".join(other) or "set of faces"
-            raise FileExistsError(f"{folder} holds a finished run with another {what}; choose another name")
-        return read_record(folder, labels_and_split(config)[0])
+    if found := _finished(faces, folder):
+        return found
+    with paths.alone(folder):
+        return _finished(faces, folder) or _run(faces, folder, resume)
+
+
+def _finished(faces: Faces, folder: Path) -> Record | None:
+    """The record in `folder`, if there is one; FileExistsError where it is of other settings or faces."""
+    if not (folder / "config.json").exists():
+        return None
+    facts = read_facts(folder)
+    other = differing_settings(faces.config, config_from_dict(facts["config"]))
+    if other or facts["split"] != faces.split:
+        what = ", ".join(other) or "set of faces"
+        raise FileExistsError(f"{folder} holds a finished run with another {what}; choose another name")
+    return read_record(folder, labels_and_split(faces.config)[0])
+
+
+def _run(faces: Faces, folder: Path, resume: bool) -> Record:
+    config = faces.config
     if lost := [part for part in PARTS if part not in set(labels_and_split(config)[1]["part"])]:
         raise ValueError(f"no picture for {', '.join(lost)}: a run needs more pictures, or another protocol")
     history = train_faces(faces, folder, resume)

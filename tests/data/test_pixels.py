@@ -12,6 +12,11 @@ from agehelpers import paths
 from agehelpers.data.pixels import load_pixels
 
 
+def files_in(folder):
+    """Files but for locks, which stay."""
+    return [file for file in folder.iterdir() if file.suffix != ".lock"]
+
+
 def make(folder, modes=("RGB", "L", "CMYK", "RGBA")):
     rng = np.random.default_rng(0)
     rows = []
@@ -27,7 +32,7 @@ def make(folder, modes=("RGB", "L", "CMYK", "RGBA")):
 def test_equal_to_pil_pixel_by_pixel(tmp_path, size):
     labels = make(tmp_path)
     pixels = load_pixels(tmp_path, labels, size, tmp_path / "cache")
-    assert len(list((tmp_path / "cache").iterdir())) == 1 and not paths.cache_folder().exists()
+    assert len(files_in(tmp_path / "cache")) == 1 and not paths.cache_folder().exists()
     assert pixels.shape == (4, size, size, 3) and pixels.dtype == np.uint8 and isinstance(pixels, np.memmap)
     for row, name in zip(pixels, labels["name"], strict=True):
         with Image.open(tmp_path / name) as picture:
@@ -40,24 +45,24 @@ def test_equal_to_pil_pixel_by_pixel(tmp_path, size):
 def test_decoded_once_and_keyed_by_content_order_and_size(tmp_path):
     labels, cache = make(tmp_path), paths.cache_folder()
     load_pixels(tmp_path, labels, 20)
-    stamp = next(cache.iterdir()).stat().st_mtime_ns
+    stamp = files_in(cache)[0].stat().st_mtime_ns
     for name in labels["name"]:
         (tmp_path / name).unlink()  # a second call does not read the pictures
     again = load_pixels(tmp_path, labels, 20)
-    assert len(again) == 4 and next(cache.iterdir()).stat().st_mtime_ns == stamp
+    assert len(again) == 4 and files_in(cache)[0].stat().st_mtime_ns == stamp
     labels = make(tmp_path)
     load_pixels(tmp_path, labels, 16)
     reverse = load_pixels(tmp_path, labels.iloc[::-1], 20)
     assert np.array_equal(reverse[::-1], again)
     changed = labels.assign(sha256=["f" * 16, *labels["sha256"][1:]])
     load_pixels(tmp_path, changed, 20)
-    assert len(list(cache.iterdir())) == 4
+    assert len(files_in(cache)) == 4
 
 
 def test_what_a_killed_process_left_is_removed_but_not_what_another_one_writes(tmp_path):
     labels = make(tmp_path)
     load_pixels(tmp_path, labels, 20)
-    file, = paths.cache_folder().iterdir()
+    file, = files_in(paths.cache_folder())
     old, new = file.with_name(f".{file.name}.1.part"), file.with_name(f".{file.name}.2.part")
     file.unlink()
     old.touch()
@@ -81,7 +86,7 @@ def test_a_bad_picture_is_named_and_leaves_no_cache(tmp_path):
     (tmp_path / labels["name"][2]).unlink()
     with pytest.raises(ValueError, match=r"2_0_0_\d+\.jpg: no such picture"):
         load_pixels(tmp_path, labels, 20)
-    assert list(cache.iterdir()) == []
+    assert files_in(cache) == []
 
 
 def test_pixels_of_another_decoder_are_not_taken(tmp_path, monkeypatch):

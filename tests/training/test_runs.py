@@ -60,7 +60,7 @@ def test_every_kind_of_method_runs_from_end_to_end_and_goes_on_exactly(quick, tm
     whole = runs.run(config, tmp_path / "whole")
     assert set(whole.predictions["part"]) == set(PARTS) and whole.predictions["prediction"].notna().all()
     assert list(whole.history["epoch"]) == [1, 2]
-    save, saved = Trainer.save, []
+    save, saved = loop.save_training, []
 
     def stop(trainer, file):
         save(trainer, file)
@@ -69,7 +69,7 @@ def test_every_kind_of_method_runs_from_end_to_end_and_goes_on_exactly(quick, tm
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "save", stop)
+        patch.setattr(loop, "save_training", stop)
         with pytest.raises(KeyboardInterrupt):
             runs.run(config, tmp_path / "parts")
     again = runs.run(config, tmp_path / "parts", resume=True)

@@ -1,0 +1,82 @@
+"""Two processes at once on one run, one cache, one record, one grid: the second waits, or gets a clear answer."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pandas as pd
+import pytest
+
+from agehelpers import paths
+from agehelpers.training import records
+
+RUN = """
+import sys
+from pathlib import Path
+from agehelpers.config import config_from_dict
+from agehelpers.training import grid, runs
+import json
+config = config_from_dict(json.loads(sys.argv[2]))
+folder = Path(sys.argv[1])
+grid.search(config, folder, halving=False) if len(sys.argv) > 3 else runs.run(config, folder, True)
+"""
+
+
+def start(folder, config, *more):
+    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), json.dumps(dataclasses.asdict(config)), *more],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_two_processes_leave_one_result(quick, tmp_path, grid):
+    more = ["grid"] if grid else []
+    both = [start(tmp_path / "one", quick, *more) for _ in range(2)]
+    told = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sum("another process is at work" in errors for _, errors in told) <= 1
+    alone = start(tmp_path / "alone", quick, *more)
+    assert alone.wait(120) == 0
+    name = "grid.csv" if grid else "predictions.csv"
+    tables = [pd.read_csv(tmp_path / folder / name) for folder in ("one", "alone")]
+    pd.testing.assert_frame_equal(*[table.drop(columns="seconds", errors="ignore") for table in tables])
+    assert not list((tmp_path / "one").glob("*.part")) and not list((tmp_path / "one").glob("cell-*"))
+
+
+def test_who_comes_second_waits_and_says_so(tmp_path, capsys):
+    order = []
+
+    def second():
+        with paths.alone(tmp_path / "new" / "run"):
+            order.append("second")
+
+    with paths.alone(tmp_path / "new" / "run"):
+        other = threading.Thread(target=second)
+        other.start()
+        time.sleep(0.3)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"] and "run: another process is at work on it" in capsys.readouterr().err
+    with pytest.raises(KeyError), paths.alone(tmp_path / "new" / "run"):
+        raise KeyError
+    with paths.alone(tmp_path / "new" / "run"):  # an error has freed it
+        pass
+
+
+def test_the_second_of_two_records_of_one_name_is_refused(trained, monkeypatch):
+    records.save_record(trained, "mine")
+    before = {file.name: file.read_bytes() for file in (paths.records_folder() / "mine").iterdir()}
+    real, calls = records.check_record_name, []
+
+    def late(name):  # as if the first had not been there yet when the second looked
+        calls.append(name)
+        return paths.records_folder() / name if len(calls) == 1 else real(name)
+
+    monkeypatch.setattr(records, "check_record_name", late)
+    with pytest.raises(FileExistsError, match="mine exists; records are never overwritten"):
+        records.save_record(trained, "mine")
+    assert {file.name: file.read_bytes() for file in (paths.records_folder() / "mine").iterdir()} == before
+    assert [entry.name for entry in paths.records_folder().iterdir()] == ["mine"]
