@@ -70,11 +70,12 @@ def test_another_seed_is_another_split():
     assert (other["part"] == "validation").mean() == pytest.approx(0.2, abs=0.005)
 
 
-@pytest.mark.parametrize("rows", [3, 4, 10, 24, 25, 26, 49, 50, 120])
+@pytest.mark.parametrize("rows", [3, 4, 10, 24, 25, 26, 49, 50, 120, 300, 1000])
 def test_tiny_sets_are_split_too(rows):
     split = make_split(table([row % 90 for row in range(rows)], list(range(rows))))
     counts = split["part"].value_counts().reindex(PARTS, fill_value=0)
-    held = int(np.ceil(0.1 * (rows - counts["test"])))
+    held = int(np.ceil(min(1 / 3, max(0.1, 50 / rows)) * (rows - counts["test"]) - 1e-9))  # twenty each, as far as so
+    assert {120: 32, 300: 40, 1000: 80}.get(rows, held) == held
     assert counts["test"] == np.ceil(0.2 * rows)
     assert counts["calibration"] == (held + 1) // 2 if held > 1 else counts["calibration"] == 0  # one picture validates
     assert counts["validation"] == held - counts["calibration"] > 0
