@@ -59,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--annotate", type=Path, metavar="FOLDER", help="draw squares and ages into copies there")
     predict.add_argument("--checkpoint", type=Path,
                          help="best.safetensors of a run, or a folder of `export`; default: the packaged weights")
+    report = commands.add_parser("report", help="one HTML page of a run or record: errors, subgroups, intervals")
+    report.add_argument("run", help="folder of a finished run, or the name of a record")
+    report.add_argument("--out", type=Path, help="file to write; by default RUN.html here")
     export = commands.add_parser("export", help="the networks as ONNX files, which are read without PyTorch")
     export.add_argument("--checkpoint", type=Path, help="best.safetensors of a run; default: the packaged weights")
     export.add_argument("--out", type=Path, required=True, help="folder for age.onnx and aligner.onnx")
@@ -93,6 +96,17 @@ def _index(options: argparse.Namespace) -> int:
     write_labels(table, options.out)
     print(report(table).to_string(index=False))
     print(f"{len(table)} rows written to {options.out}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from agehelpers.report import report
+    from agehelpers.training.records import load_record, read_record
+
+    folder = Path(options.run)
+    record = read_record(folder) if folder.is_dir() else load_record(options.run)
+    out = options.out or Path(f"{record.name}.html")
+    print(f"written: {paths.write_atomically(out, report(record))}")
     return 0
 
 
@@ -220,7 +234,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 COMMANDS = {"index": _index, "download": _download, "train": _train, "grid": _grid, "methods": _methods,
-            "predict": _predict, "export": _export}
+            "predict": _predict, "export": _export, "report": _report}
 
 if __name__ == "__main__":
     sys.exit(main())

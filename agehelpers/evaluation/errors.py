@@ -129,7 +129,8 @@ def running_median(predictions: pd.DataFrame, width: int = 5, least: int = 10) -
     ages = predictions["age"]
     near = ((age, predictions.loc[(ages - age).abs() <= width / 2, "prediction"]) for age in sorted(ages.unique()))
     rows = [(age, len(part), *part.quantile([0.25, 0.5, 0.75])) for age, part in near if len(part) >= least]
-    return pd.DataFrame(rows, columns=["age", "n", "low", "median", "high"])
+    table = pd.DataFrame(rows, columns=["age", "n", "low", "median", "high"])
+    return table if rows else table.astype(float)
 
 
 def best_and_worst(predictions: pd.DataFrame, k: int = 6) -> pd.DataFrame:
