@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from measuring import ALLOWED, CORES, Bench, warm
+from measuring import ALLOWED, CORES, Bench, SomeFaces, warm
 from usual import UsualFaces
 
 from agehelpers.config import Config, load_config
+from agehelpers.data.decoder import open_picture
 from agehelpers.data.faces import SELECTION, faces_folder, prepare_faces
 from agehelpers.methods.model import build_model
+from agehelpers.photos.estimator import PACKAGED, Estimator
+from agehelpers.photos.onnx import OnnxEstimator, export
+from agehelpers.photos.reader import PhotoReader
 from agehelpers.training import grid, loop
 from agehelpers.training.trainer import Trainer
 
@@ -131,4 +135,21 @@ def searched(config: Config, short: bool, place: Path) -> tuple[pd.DataFrame, fl
     return grid.search(config, place, halving=short), time.perf_counter() - started
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"race": race, "grid": halving, "goal": goal}
+def packaged(bench: Bench) -> None:
+    """Crops of the packaged weights, shrinking, mirror images and intervals included: by PyTorch and by ONNX."""
+    files = SomeFaces(bench, 512).files
+    crops = [np.asarray(open_picture(file).resize((200, 200))) for file in files]
+    export(PACKAGED, bench.place)
+    readers = {"PyTorch": Estimator(), "ONNX": OnnxEstimator(bench.place)}
+    for measure, at_once in (("many at once", len(crops)), ("one by one", 1)):
+        some = crops[:max(at_once, bench.count(40))]
+
+        def read(reader: PhotoReader, some: list[np.ndarray] = some, at_once: int = at_once) -> None:
+            for start in range(0, len(some), at_once):
+                reader.ages(some[start:start + at_once])
+
+        works = {way: partial(read, reader) for way, reader in readers.items()}
+        bench.add_ways(measure, bench.speeds(works, len(some)), "PyTorch", "crops/s")
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {"race": race, "grid": halving, "goal": goal, "packaged": packaged}

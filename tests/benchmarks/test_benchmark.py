@@ -164,6 +164,16 @@ def test_a_quick_benchmark_and_its_record(faces, tmp_path, monkeypatch):
         benchmark.main(["--quick", "--record", "mine"])  # nothing is overwritten
 
 
+def test_the_packaged_weights_are_timed_both_ways(bench):
+    import trials
+
+    made = bench("packaged")
+    trials.packaged(made)
+    rows = pd.DataFrame(made.rows)
+    assert rows["way"].tolist() == ["PyTorch", "ONNX", "ONNX"] * 2 and (rows["value"] > 0).all()
+    assert rows["measure"].unique().tolist() == ["many at once", "one by one"]
+
+
 def test_a_race_one_after_the_other(bench):
     import trials
 
