@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TQDM_DISABLE ?= $(if $(CI),1,)
 
-.PHONY: notebooks test test-methods test-browser lab site outputs records benchmark lock clean
+.PHONY: notebooks test test-faults test-methods test-browser lab site outputs records benchmark lock clean
 
 notebooks: .env-stamp
 	mkdir -p build
@@ -22,6 +22,10 @@ test: .env-stamp
 	OMP_NUM_THREADS=1 AGEHELPERS_RUNS=$$(mktemp -d) AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 \
 		$(BIN)/pytest --quiet -W default -o addopts= -n 2 --dist loadfile \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
+
+# What a process that is killed leaves, 200 times at random moments (some minutes).
+test-faults: .env-stamp
+	AGEHELPERS_TEST_KILLS=200 AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/pytest --quiet tests/test_kills.py
 
 # Every method at its full width: memorises faces, round trip through a checkpoint (about ten minutes, 10 GB of memory).
 test-methods: .env-stamp

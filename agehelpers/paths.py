@@ -91,15 +91,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """While the block runs no other process is in one for `path`: it waits, and says so. A dead one's lock is free."""
+    """While the block runs no other process is in one for the file `path`; it waits, and says so.
+
+    The lock of a process that died is free.
+    """
     from filelock import FileLock, Timeout  # here: reading ONNX files needs none
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = FileLock(path.resolve().with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{path}: another process is at work on it; waiting for that", file=sys.stderr, flush=True)
+        print(f"{path}: another process is at work there; waiting for it", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield

@@ -102,7 +102,9 @@ def curves(folder: Path) -> tuple[pd.DataFrame, dict]:
 
 def held(part: pd.DataFrame, within: float = 0.5) -> str:
     """From which to which level a change costs at most `within` years; its first row changes nothing."""
-    good = part.loc[part["mae"] <= part["mae"].iloc[0] + within, "level"]
+    levels, usual = part["level"], part["level"].iloc[0]
+    bad = levels[part["mae"] > part["mae"].iloc[0] + within]
+    good = levels[(levels > max([*bad[bad < usual], -np.inf])) & (levels < min([*bad[bad > usual], np.inf]))]
     return f"{good.min():g} to {good.max():g}"
 
 
@@ -143,12 +145,14 @@ def page(folder: Path = RECORD) -> tuple[str, dict[str, Figure]]:
         levels, known = curves(felt)
         figures["sensitivity"] = draw_curves(levels, {change: unit for change, (unit, *_) in CHANGES.items()})
         figures["sensitivity"].suptitle("What the error feels; above each point the share that is flagged as unlike")
-        more |= {"curves": levels, "felt": known, "usual": levels.iloc[0],
-                 "ends": {change: (held(part), part.iloc[int(part["mae"].argmax())], CHANGES[str(change)][0])
-                          for change, part in levels.groupby("change", sort=False)}}
-    flags = [faces.loc[faces["found"], "unlike"], pd.read_csv(folder / "scenes.csv").query("name.isna()")["unlike"]]
+        more |= {"together": levels["mae"].corr(levels["flagged"], method="spearman"), "curves": levels,
+                 "felt": known, "usual": levels.iloc[0], "ends": {
+                     change: (held(part), part.iloc[int(part["mae"].argmax())], CHANGES[str(change)][0])
+                     for change, part in levels.groupby("change", sort=False)}}
+    every = pd.read_csv(folder / "scenes.csv")
+    flags = [every.loc[every["name"].isna() == none, "unlike"].dropna().astype(bool) for none in (False, True)]
     text = TEMPLATE.render(rows=table.to_dict("records"), first=first, scenes=scenes, boxes=false / scenes,
-                           faces=len(faces), split=facts["split"], flagged=[share(part == True) for part in flags],  # noqa: E712
+                           faces=len(faces), split=facts["split"], flagged=[share(part) for part in flags],
                            wrong=false, **more)
     return text, figures
 

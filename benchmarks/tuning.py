@@ -22,9 +22,11 @@ import pandas as pd
 from agehelpers import Estimator, faces_folder, paths, utkface_labels
 from agehelpers.config import Config, load_config
 from agehelpers.data.labels import usable
+from agehelpers.data.splits import LEAST
 from agehelpers.devices import hardware
 from agehelpers.evaluation.bootstrap import confidence_interval
 from agehelpers.methods.table import method_settings
+from agehelpers.training.calibration import ENOUGH
 from agehelpers.training.runs import run, run_folder
 
 HERE = Path(__file__).resolve().parent
@@ -104,11 +106,12 @@ def page(record: Path = HERE / "records" / "tuning") -> str:
     """docs/own_data.md."""
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
                                   autoescape=False).from_string((HERE / "tuning.md").read_text())
+    known = {"ways": [], "least": LEAST, "enough": ENOUGH, "tuned": method_settings("tuned")}
     if not record.exists():
-        return template.render(ways=[])
+        return template.render(known)
     facts, labels = json.loads((record / "config.json").read_text()), utkface_labels()
     rows = ways(pd.read_csv(record / "predictions.csv.gz"), labels.set_index("name")["age"].astype(float))
-    return template.render(ways=rows, sizes=" or ".join(map(str, facts["sizes"])), **facts)
+    return template.render(known | facts | {"ways": rows, "sizes": " or ".join(map(str, facts["sizes"]))})
 
 
 def main() -> int:

@@ -24,10 +24,12 @@ from PIL import Image
 
 from agehelpers import Estimator, PictureError, faces_folder, make_split, paths, split_hash, utkface_labels
 from agehelpers.config import load_config
+from agehelpers.data import whole
 from agehelpers.data.decoder import open_picture
 from agehelpers.devices import hardware
 from agehelpers.photos import find
 from agehelpers.photos.placement import Placement
+from agehelpers.training import calibration, checkpoints
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("plain", "photograph", "several faces")
@@ -170,9 +172,10 @@ def shuffled_test() -> tuple[pd.DataFrame, str]:
 
 
 def made_by(estimator: Estimator) -> str:
-    """Eight hex digits of what a prediction depends on: the two files of weights, and the code of the room photos."""
+    """Eight hex digits of what a prediction depends on: both files of weights, and the code that reads and pastes."""
     weights = [estimator.checkpoint, estimator.checkpoint.with_name("aligner.safetensors")]
-    files = [*weights, *sorted(Path(find.__file__).parent.glob("*.py"))]
+    code = [Path(module.__file__ or "") for module in (calibration, checkpoints, whole)]
+    files = [*weights, *sorted(Path(find.__file__).parent.glob("*.py")), *code, Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 

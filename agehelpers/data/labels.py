@@ -72,14 +72,15 @@ def read_listed(file: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            rows = {number: row for number, row in enumerate(csv.reader(opened, skipinitialspace=True), 1) if row}
+            reader = csv.reader(opened, skipinitialspace=True, strict=True)
+            rows = {number: row for number, row in enumerate(reader, 1) if any(field.strip() for field in row)}
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not a readable CSV ({error})") from error
     first, *others = rows.values() if rows else [[]]
     if wrong := [number for number, row in rows.items() if len(row) != len(first)]:
         raise ValueError(f"{file}, row {wrong[0]}: {len(rows[wrong[0]])} fields, but {len(first)} in the first; text "
                          "with a comma belongs in quotation marks")
-    if twice := sorted({column for column in first if first.count(column) > 1}):
+    if twice := sorted({column for column in first if column and first.count(column) > 1}):
         raise ValueError(f"{file}: two columns are called {twice[0]!r}")
     table, lines = pd.DataFrame(others, columns=first, dtype="str").drop(columns="", errors="ignore"), list(rows)[1:]
     columns = {str(column) for column in table}

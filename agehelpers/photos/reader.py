@@ -56,9 +56,9 @@ class PhotoReader:
 
         x, y: centre of the aligned crop in pixels; side: its width; turn: degrees. What cannot be used is a row with a
         `reason` ("no face found", or what is wrong with the file) and no prediction; of others it is empty. Ages,
-        spread and intervals in years. `unlike`: the spread is larger than 95 % of the calibration pictures of that age
-        have, so this may be no face, or none as in training (`calibration.usual_spread`). `cropped`: the pictures are
-        crops already, as the training's.
+        spread and intervals in years. `unlike`: the spread is larger than usual for that age (of the calibration
+        pictures 5 % exceed it), so this may be no face, or none as in training (`calibration.usual_spread`). `cropped`:
+        the pictures are crops already, as the training's.
         """
         several = photos if isinstance(photos, Sequence) and not isinstance(photos, str) else [photos]
         views = 1 if cropped else len(VIEWS)

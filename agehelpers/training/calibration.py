@@ -106,10 +106,10 @@ def interval_facts(predictions: pd.DataFrame) -> dict[str, Any]:
 
 
 def usual_spread(calibration: pd.DataFrame) -> dict[str, list[float]] | None:
-    """The spread (years) that `FAMILIAR` of the calibration pictures keep under, at several predicted ages.
+    """The spread (years) that `FAMILIAR` of all calibration pictures keep under, at several predicted ages.
 
-    It is a multiple of the median spread of the calibration pictures of about that predicted age, and reaches as an
-    interval does: of new pictures from the same source no more than 5 % exceed it. None where there are too few.
+    It is one multiple of the median spread of the calibration pictures of about that predicted age, and reaches as an
+    interval does, so that of new pictures from the same source about 5 % exceed it. None where there are too few.
     """
     ages = pd.cut(calibration["prediction"], [-np.inf, *range(5, 70, 10), np.inf], right=False)
     bands = calibration.groupby(ages, observed=True)[["prediction", "spread"]]

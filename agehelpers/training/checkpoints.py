@@ -94,7 +94,7 @@ def fused(model: AgeEstimationModel) -> AgeEstimationModel:
     faster, side = copy.deepcopy(model).eval(), model.config.image_size
     for module in list(faster.backbone.modules()):
         for (first, conv), (then, norm) in itertools.pairwise(module.named_children()):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
                 setattr(module, first, fuse_conv_bn_eval(conv, norm))
                 setattr(module, then, getattr(norm, "act", nn.Identity()))  # timm's has an activation inside
     seen = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))

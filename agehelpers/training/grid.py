@@ -172,7 +172,7 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -
     """
     config, folder = budgeted(config), Path(folder)
     check_head(config)  # a wrong name is refused before pictures are read
-    with paths.alone(folder):
+    with paths.alone(folder / "config.json"):
         return _search(config, folder, cells, halving)
 
 

@@ -61,7 +61,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
     folder, faces = Path(folder), prepare_faces(config, SELECTION)  # no test picture yet
     if found := _finished(faces, folder):
         return found
-    with paths.alone(folder):
+    with paths.alone(folder / "config.json"):
         return _finished(faces, folder) or _run(faces, folder, resume)
 
 

@@ -60,9 +60,9 @@ class Trainer:
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema),
                                       use_buffers=True) if config.ema else None
-        if config.ema and 1 / (1 - config.ema) > (steps := config.epochs * self.steps):
-            warnings.warn(f"ema={config.ema:g} averages the weights of about {1 / (1 - config.ema):.0f} steps, and "
-                          f"this training has {steps}: use more epochs, or --set ema=0.9 (or 0)", stacklevel=2)
+        if config.ema and 1 > (1 - config.ema) * (steps := config.epochs * self.steps):
+            warnings.warn(f"ema={config.ema:g} averages the weights of more steps than the {steps} of this training: "
+                          "use more epochs, or --set ema=0.9 (or 0)", stacklevel=2)
         half = self.precision == torch.float16  # a fused step that the scaler skips leaves momentum uninitialised
         self.optimizer = build_optimizer(self.model, config, fused=not half)
         self.schedule = build_schedule(self.optimizer, config, self.steps)
@@ -129,4 +129,4 @@ class Trainer:
         if (step := int(self.broken)) >= 0:
             raise FloatingPointError(
                 f"loss or gradient of step {step + 1} of epoch {self.epoch + 1} is not finite (lr {self.config.lr:g}; "
-                f"a lower one usually helps); its pictures: {training.batch_text(self.epoch, step)}")
+                f"a lower one usually helps, in a new run); its pictures: {training.batch_text(self.epoch, step)}")

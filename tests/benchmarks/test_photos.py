@@ -60,8 +60,7 @@ def test_the_curves_are_errors_and_flags_by_hand(benchmarks, tmp_path):
 
 def test_landmarks_place_a_crop_where_they_usually_lie(benchmarks):
     """A face whose landmarks lie as usual in a turned, smaller square is found from a box that is off."""
-    import dlib
-
+    dlib = pytest.importorskip("dlib")
     peers = benchmarks("scenes_peers")
     true = Placement(300 + 260j, 80 * np.exp(0.2j))
 
@@ -119,7 +118,7 @@ def test_tuning_pictures_have_no_copy_among_others(benchmarks, tmp_path):
     assert [file.read_text() for file in folder.iterdir()] == ["a"] and folder == tuning.folder_of("some", tmp_path, [])
 
 
-def test_what_tuning_gives_by_hand(benchmarks):
+def test_what_tuning_gives_by_hand(benchmarks, tmp_path):
     tuning, ages = benchmarks("tuning"), pd.Series({"a": 20.0, "b": 30.0})
     rows = [("not tuned", 0, 0, 26, 22), ("fine-tuned", 300, 0, 21, 31), ("fine-tuned", 300, 1, 23, 29)]
     table = pd.concat([pd.DataFrame({"name": ["a", "b"], "prediction": [a, b], "lower_90": [a - 2, b - 2],
@@ -128,6 +127,17 @@ def test_what_tuning_gives_by_hand(benchmarks):
     before, after = tuning.ways(table, ages)
     assert before["way"] == "not tuned" and before["mae"].value == 7 and before["cover"].tolist() == [0]
     assert after["mae"].value == 1.5 and after["change"].value == -5.5 and after["cover"].tolist() == [1, 0.5]
+
+
+    folder = tmp_path / "record"
+    folder.mkdir()
+    names = utkface_labels()["name"].head(2).tolist()
+    table.assign(name=table["name"].map(dict(zip("ab", names, strict=True)))).to_csv(
+        folder / "predictions.csv.gz", index=False)
+    (folder / "config.json").write_text(json.dumps({"subgroup": ["ethnicity", "Asian"], "base": 20000, "measured": 2,
+                                                    "sizes": [300], "draws": 2, "recipe": {"epochs": 30}}))
+    page = tuning.page(folder)
+    assert "| fine-tuned | 300 |" in page and "20,000 pictures without any of them. 300 random" in page
 
 
 def test_pages_are_made_from_the_records(benchmarks):

@@ -88,6 +88,7 @@ def test_what_is_wrong_is_a_row_or_an_error_that_names_it(listed, tmp_path):
     for text, match in (("path,age\na.png,20\n\nb.png,2,0\n", "mine.csv, row 4: 3 fields, but 2 in the first"),
                         ("path,age,region\na.png,20\n", "mine.csv, row 2: 2 fields, but 3"),
                         ("path,age,age\na.png,20,21\n", "mine.csv: two columns are called 'age'"),
+                        ("path,age,region\na.png,20,north\nb.png,24,\"south\nc.png,30,x\n", "not a readable CSV"),
                         ("", "mine.csv: no column age and no column path")):
         table.write_text(text)
         with pytest.raises(ValueError, match=match):

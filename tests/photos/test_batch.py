@@ -93,6 +93,9 @@ def test_what_is_drawn_is_where_the_face_is(own, photos):
     assert not yellow[100:200, 145:255].any()  # and nothing on the face
     assert (drawn[60:85, 145:255] == 0).all(2).mean() > 0.3  # a dark plate above it, with letters
     assert yellow[60:88, 145:300].sum() > 40 and np.asarray(photo).max() == 128  # a copy was drawn on
+    marked = np.asarray(batch.annotate(photo, rows.assign(unlike=[True, None, None]))).astype(int)
+    assert (marked != drawn)[:88].any() and (marked == drawn)[110:].all()  # a question mark
+    assert (np.asarray(batch.annotate(photo, rows.assign(unlike=[False, None, None]))) == drawn).all()
 
 
 def test_crops_are_predicted_many_at_once(own, photos, tmp_path, monkeypatch):

@@ -54,6 +54,18 @@ def test_a_row_a_face(estimator, photo):
     assert upright["prediction"].item() == pytest.approx(table["prediction"][1], abs=0.5)  # turned, and back
 
 
+def test_what_is_unlike_the_training_pictures_is_flagged(estimator, photo):
+    crops = [cut(photo, place) for place in PLACES[:2]]
+    spread = estimator.ages(crops)["spread"]
+    estimator.intervals = {**estimator.intervals, "usual": {"age": [0.0, 100.0], "spread": [spread.mean()] * 2}}
+    flagged = estimator.ages(crops)["unlike"]
+    assert flagged.tolist() == (spread > spread.mean()).tolist() and flagged.sum() == 1
+    table = estimator([photo, np.zeros((50, 60, 3), np.uint8)])
+    assert table["unlike"].isna().tolist() == [False, False, True, True]  # neither too small a face nor none has one
+    estimator.intervals = {key: value for key, value in estimator.intervals.items() if key != "usual"}
+    assert "unlike" not in estimator(photo)  # an older checkpoint
+
+
 def test_every_kind_of_photo_is_taken(estimator, photo, tmp_path):
     image = Image.fromarray(photo)
     image.save(tmp_path / "a.png")

@@ -119,7 +119,8 @@ def test_each_cell_once_and_momenta_at_the_winner(config, tmp_path):
     other = table[table["momentum"] == 0.8].iloc[0]
     assert (other["lr"], other["weight_decay"]) == (winner["lr"], winner["weight_decay"])
     assert winner["lr"] == first.loc[first["val_mae"].idxmin(), "lr"]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "grid.csv", "journal.log"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        ".config.json.lock", "config.json", "grid.csv", "journal.log"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "grid.csv"), table, check_dtype=False)
 
 
@@ -158,7 +159,8 @@ def test_a_cell_that_was_running_when_the_process_died_is_trained_on(config, tmp
     assert epochs[:3] == [2, 1, 2]  # the first cell goes on with its second epoch, the next one begins
     assert len(table) == 5
     pd.testing.assert_frame_equal(table.head(1).drop(columns="seconds"), whole.drop(columns="seconds"))
-    assert sorted(file.name for file in (tmp_path / "grid").iterdir()) == ["config.json", "grid.csv", "journal.log"]
+    assert sorted(file.name for file in (tmp_path / "grid").iterdir()) == [
+        ".config.json.lock", "config.json", "grid.csv", "journal.log"]
 
 
 def test_a_diverging_cell_is_a_row_and_never_wins(config, tmp_path, monkeypatch):

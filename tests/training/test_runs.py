@@ -32,7 +32,7 @@ def same_tensors(some, other) -> bool:
 
 def test_a_run_leaves_a_complete_record(quick, trained):
     assert sorted(file.name for file in trained.iterdir()) == [
-        "best.safetensors", "config.json", "history.csv", "last.safetensors", "predictions.csv"]
+        ".config.json.lock", "best.safetensors", "config.json", "history.csv", "last.safetensors", "predictions.csv"]
     record = read_record(trained)
     assert list(record.history["epoch"]) == [1, 2]
     table = record.predictions

@@ -45,12 +45,14 @@ def test_a_step_by_hand():
 
 
 def test_a_running_mean_that_is_longer_than_the_training_is_said():
-    with pytest.warns(UserWarning, match=r"ema=0\.99 averages .* 100 steps, and this training has 99: .*--set ema=0.9"):
+    with pytest.warns(UserWarning, match=r"ema=0\.99 averages .* than the 99 of this training: .*--set ema=0.9"):
         Trainer(fresh(), changed(ema=0.99, epochs=9), CPU, 11)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Trainer(fresh(), changed(ema=0.99, epochs=10), CPU, 11)
         Trainer(fresh(), changed(ema=0.0, epochs=1), CPU, 1)
+    with pytest.warns(UserWarning, match="ema=1"):
+        Trainer(fresh(), changed(ema=1.0), CPU, 1)
 
 
 def test_the_optimizer_has_its_settings():
