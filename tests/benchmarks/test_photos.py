@@ -137,7 +137,7 @@ def test_what_tuning_gives_by_hand(benchmarks, tmp_path):
     (folder / "config.json").write_text(json.dumps({"subgroup": ["ethnicity", "Asian"], "base": 20000, "measured": 2,
                                                     "sizes": [300], "draws": 2, "recipe": {"epochs": 30}}))
     page = tuning.page(folder)
-    assert "| fine-tuned | 300 |" in page and "20,000 pictures without any of them. 300 random" in page
+    assert "| fine-tuned | 300 |" in page and "on a set of 20,000 pictures without any of them. 300 random" in page
 
 
 def test_pages_are_made_from_the_records(benchmarks):
