@@ -30,7 +30,7 @@ TURN = 25  # degrees; up to this a face counts as usual
 def read(folder: Path = RECORD) -> tuple[pd.DataFrame, int, dict]:
     """One row a pasted face (age, band, sized, and errors in years), the number of false boxes, and facts."""
     facts = json.loads((folder / "config.json").read_text())
-    table = pd.read_csv(folder / "scenes.csv")
+    table = pd.read_csv(folder / "scenes.csv.gz")
     faces = table.dropna(subset="name").reset_index(drop=True)
     ages = np.array([parse_name(name).age for name in faces["name"]], float)
     faces = faces.assign(
@@ -149,7 +149,7 @@ def page(folder: Path = RECORD) -> tuple[str, dict[str, Figure]]:
                  "felt": known, "usual": levels.iloc[0], "ends": {
                      change: (held(part), part.iloc[int(part["mae"].argmax())], CHANGES[str(change)][0])
                      for change, part in levels.groupby("change", sort=False)}}
-    every = pd.read_csv(folder / "scenes.csv")
+    every = pd.read_csv(folder / "scenes.csv.gz")
     flags = [every.loc[every["name"].isna() == none, "unlike"].dropna().astype(bool) for none in (False, True)]
     text = TEMPLATE.render(rows=table.to_dict("records"), first=first, scenes=scenes, boxes=false / scenes,
                            faces=len(faces), split=facts["split"], flagged=[share(part) for part in flags],

@@ -215,7 +215,7 @@ def main() -> int:
     print(f"false boxes a scene: {table['name'].isna().sum() / options.scenes:.3f}")
     if record is not None:
         record.mkdir(parents=True)
-        table.to_csv(record / "scenes.csv", index=False)
+        table.to_csv(record / "scenes.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
         (record / "config.json").write_text(json.dumps({
             "scenes": options.scenes, "split": split, "made_by": digest, "hardware": hardware()}, indent=1))
     return 0

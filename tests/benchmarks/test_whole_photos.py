@@ -98,7 +98,7 @@ def made_record(folder, faces):
             for number, (age, size, turn, found, prediction, original, same) in enumerate(faces)]
     folder.mkdir()
     false = [{"scene": 0, "kind": "plain", "found": False, "unlike": True}] * 2
-    pd.DataFrame([*rows, *false]).to_csv(folder / "scenes.csv", index=False)
+    pd.DataFrame([*rows, *false]).to_csv(folder / "scenes.csv.gz", index=False)
     (folder / "config.json").write_text('{"scenes": 8, "split": "abc"}')
     return folder
 
