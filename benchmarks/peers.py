@@ -175,12 +175,23 @@ def facts(labels: pd.DataFrame, table: pd.DataFrame, pictures: int) -> dict[str,
         "hardware": hardware(), "versions": paths.versions()}
 
 
+def kept(name: str, table: pd.DataFrame) -> list[tuple[str, dict[str, object], pd.Series]]:
+    """Model, row and predictions of each peer in the record `name`; ValueError where it is of other pictures."""
+    found, peers = (pd.read_csv(RECORDS / name / f"{part}.csv", keep_default_na=part == "predictions")
+                    for part in ("predictions", "peers"))
+    if any(found[key].tolist() != table[key].tolist() for key in ("protocol", "name")):
+        raise ValueError(f"{RECORDS / name} is of other pictures: ask for as many, or run all peers")
+    return [(row["model"], {str(key): value for key, value in row.items()}, found[row["model"]])
+            for row in peers.to_dict("records")]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the chosen peers one after the other, and keep a record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="PEER",
                         help=", ".join(PEERS))
     parser.add_argument("--pictures", type=int, default=0, help="of each test, sampled at random; 0: all")
+    parser.add_argument("--keep", help="a record of the same pictures; peers that are not run are taken over")
     parser.add_argument("--record", help="keep the results under this name in benchmarks/records")
     chosen, faces = parser.parse_args(arguments), paths.utkface_folder()
     if faces is None:
@@ -197,11 +208,16 @@ def main(arguments: list[str] | None = None) -> None:
             found = predictions(peer, files)
             table[peer.model] = table["name"].map(found.set_index("name")["prediction"])
             rows.append(peer_row(peer, found))
-    except RuntimeError as error:
+        for model, row, answers in kept(chosen.keep, table) if chosen.keep else ():
+            if model not in chosen.peers:
+                table[model] = answers.to_numpy()
+                rows.append(row)
+    except (RuntimeError, ValueError) as error:
         sys.exit(str(error))
     for name, made in (("predictions", table), ("peers", pd.DataFrame(rows))):
         paths.write_atomically(out / f"{name}.csv", made.to_csv(index=False))
-    paths.write_json(out / "facts.json", facts(labels, table, chosen.pictures))
+    over = [row["model"] for row in rows if row["model"] not in chosen.peers]
+    paths.write_json(out / "facts.json", facts(labels, table, chosen.pictures) | {"taken_over": over})
     print(f"Results: {out}")
 
 

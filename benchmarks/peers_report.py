@@ -28,7 +28,7 @@ from agehelpers.training.records import load_record, with_labels
 
 HERE = Path(__file__).resolve().parent
 RECORD = HERE / "records" / "peers"
-TRAINED_FOR = {"coral": "scratch_coral"}  # records of ours that were trained for a protocol, with test predictions
+TRAINED_FOR = {"coral": "laptop_coral_0"}  # records of ours that were trained for a protocol, with test predictions
 BASELINE = "median of the training ages"
 GROUPINGS = ("age_band", "gender", "ethnicity")
 NEUTRAL = "Ages by packages that bring their weights, on the same test pictures"

@@ -128,7 +128,7 @@ def test_every_quoted_mae_and_cs5_is_that_of_the_predictions():
 
 # Made on the lists before data/copies.csv was known (docs/split_lists.md compares their errors), when `scratch` was
 # called `laptop`; to be replaced.
-OLDER = {"scratch_grid", "scratch_coral"}
+OLDER = {"scratch_grid"}
 
 
 def test_the_committed_records_are_those_of_the_plan():

@@ -136,6 +136,18 @@ def made(peers, report, faces, tmp_path, monkeypatch):
     return tmp_path / "made", labels
 
 
+def test_peers_that_are_not_run_again_are_taken_over(peers, made):
+    folder, labels = made
+    peers.main(["--record", "again", "--peers", "ours", "--keep", "made"])
+    before, after = (pd.read_csv(place / "predictions.csv") for place in (folder, folder.with_name("again")))
+    pd.testing.assert_frame_equal(after[list(before)], before)
+    rows = pd.read_csv(folder.with_name("again") / "peers.csv")
+    assert rows["model"].tolist() == ["ours", "half"] and rows["pictures_per_second"].tolist() == [50, 50]
+    with pytest.raises(SystemExit, match="made is of other pictures"):
+        peers.main(["--record", "more", "--peers", "ours", "--keep", "made", "--pictures", "3"])
+    assert not folder.with_name("more").exists()
+
+
 def test_the_record_and_the_table_by_hand(peers, report, made):
     folder, labels = made
     with pytest.raises(SystemExit):
