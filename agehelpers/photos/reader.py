@@ -86,7 +86,8 @@ class PhotoReader:
                 rows.append({"photo": name, "reason": "no face found"})
         columns = ["photo", "face", "reason", "x", "y", "side", "turn"]
         table = pd.DataFrame(rows, columns=[*columns, "crop"]).round(1)
-        found = self.ages(crops, views) if crops else pd.DataFrame({"prediction": pd.Series(dtype=float)})
+        none = pd.DataFrame({"prediction": [], "spread": []}, dtype=float)
+        found = self.ages(crops, views) if crops else self._known(none)
         return table.join(found, on="crop").drop(columns="crop")
 
     def read(self, source: Source) -> np.ndarray:
@@ -133,6 +134,9 @@ class PhotoReader:
                 images = whole_arrays(shrunk[start:start + AT_ONCE], self.image_size)
                 tables.append(pd.DataFrame(self.years(images), dtype=float))
         found = pd.concat(tables).groupby(np.arange(len(crops)) // views).mean().round(1)
+        return self._known(found)
+
+    def _known(self, found: pd.DataFrame) -> pd.DataFrame:
         return attach_known(found, self.intervals) if self.intervals else found
 
     @staticmethod

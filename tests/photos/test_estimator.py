@@ -97,6 +97,7 @@ def test_trouble_is_a_row_with_a_reason_and_the_rest_goes_on(estimator, photo, t
         assert "damaged" in estimator(broken)["reason"].item()
     nothing = estimator(np.zeros((50, 60, 3), np.uint8))
     assert nothing["reason"].tolist() == ["no face found"] and nothing["prediction"].isna().all()
+    assert list(nothing) == list(estimator(photo))  # the same columns, whatever is found
     with pytest.raises(PictureError, match="float64"):
         estimator.read(np.zeros((5, 5)))
 
