@@ -100,7 +100,7 @@ def _index(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from agehelpers.report import report
+    from agehelpers.html_report import report
     from agehelpers.training.records import load_record, read_record
 
     folder = Path(options.run)

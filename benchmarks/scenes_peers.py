@@ -86,6 +86,25 @@ def ours(estimator: Estimator, files: list[Path]) -> tuple[dict[str, pd.DataFram
     return found, len(files) / (time.process_time() - started)
 
 
+def compared(measured: dict[str, tuple[dict[str, pd.DataFrame], float]], files: list[Path], scenes: dict[int, Any],
+             test: pd.DataFrame) -> tuple[list[dict[str, object]], dict[str, int]]:
+    """A row a pasted face, with "WAY_found" and the prediction of each way that found it; and false boxes by way."""
+    rows: list[dict[str, object]] = []
+    false = dict.fromkeys(measured, 0)
+    for file, (number, (_, kind, pasted, _)) in zip(files, scenes.items(), strict=True):
+        row = {way: matched(pasted, found[file.name]) for way, (found, _) in measured.items()}
+        false = {way: count + len(row[way][1]) for way, count in false.items()}
+        for nth, face in enumerate(pasted):
+            told: dict[str, object] = {"scene": number, "kind": kind, "name": test["name"].iloc[face.row],
+                                       "size": round(face.size), "turn": round(face.turn)}
+            for way, (hits, _) in row.items():
+                told[f"{way}_found"] = int(hits[nth] is not None)
+                if (hit := hits[nth]) is not None:
+                    told[way] = measured[way][0][file.name]["prediction"].iloc[hit]
+            rows.append(told)
+    return rows, false
+
+
 def main() -> int:
     """Run all on the same scenes, and keep the record."""
     parser = argparse.ArgumentParser("scenes_peers.py", description=(__doc__ or "").split("\n")[0])
@@ -116,18 +135,7 @@ def main() -> int:
     for way, name in OTHERS.items():
         answers = predictions(replace(PEERS[name], model=name.replace("finds", "faces")), files)
         measured[way] = faces_of(answers), 1 / float(answers["seconds"].mean())
-    rows, false = [], dict.fromkeys(measured, 0)
-    for file, (number, (_, kind, pasted, _)) in zip(files, scenes.items(), strict=True):
-        row = {way: matched(pasted, found[file.name]) for way, (found, _) in measured.items()}
-        false = {way: count + len(row[way][1]) for way, count in false.items()}
-        for nth, face in enumerate(pasted):
-            told = {"scene": number, "kind": kind, "name": test["name"].iloc[face.row], "size": round(face.size),
-                    "turn": round(face.turn)}
-            for way, (hits, _) in row.items():
-                told[f"{way}_found"] = int(hits[nth] is not None)
-                if (hit := hits[nth]) is not None:
-                    told[way] = measured[way][0][file.name]["prediction"].iloc[hit]
-            rows.append(told)
+    rows, false = compared(measured, files, scenes, test)
     record.mkdir(parents=True)
     pd.DataFrame(rows).to_csv(record / "faces.csv", index=False)
     (record / "config.json").write_text(json.dumps({

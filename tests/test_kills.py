@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 import warnings
@@ -59,7 +60,7 @@ def left(place: Path) -> dict[str, object]:
     """What is in place, by name: contents that are the same after every whole run, and that can be read."""
     found: dict[str, object] = {}
     for file in sorted(place.rglob("*")):
-        name = file.relative_to(place).as_posix()
+        name = re.sub(r"-\d+(?=\.jpg$)", "", file.relative_to(place).as_posix())  # of a second copy, beside the first
         if file.is_dir() or file.name.startswith(".") or "/." in name or file.suffix == ".log":
             continue  # a journal is only ever added to; Optuna reads it line by line
         if file.suffix == ".safetensors":

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 from agehelpers.__main__ import main
-from agehelpers.report import report
+from agehelpers.html_report import report
 from agehelpers.training.records import Record, read_record
 
 

@@ -38,7 +38,7 @@ def test_two_processes_leave_one_result(quick, tmp_path, grid):
     told = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     alone = start(tmp_path / "alone", quick, *more)
-    assert alone.wait(300) == 0
+    assert alone.communicate(timeout=300) and alone.returncode == 0
     name = "grid.csv" if grid else "predictions.csv"
     tables = [pd.read_csv(tmp_path / folder / name) for folder in ("one", "alone")]
     pd.testing.assert_frame_equal(*[table.drop(columns="seconds", errors="ignore") for table in tables])

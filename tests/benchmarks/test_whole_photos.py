@@ -94,7 +94,7 @@ def made_record(folder, faces):
     """A record of `faces`: (age, size, turn, found, prediction, original, same_size) each, and two false boxes."""
     rows = [{"scene": number, "kind": "plain", "name": f"{age}_0_0_2017010{number:010d}.jpg", "size": size,
              "turn": turn, "found": found, "prediction": prediction, "original": original, "same_size": same,
-             "unlike": prediction == 29}
+             "unlike": prediction == 29 if found else None}
             for number, (age, size, turn, found, prediction, original, same) in enumerate(faces)]
     folder.mkdir()
     false = [{"scene": 0, "kind": "plain", "found": False, "unlike": True}] * 2
