@@ -34,8 +34,8 @@ def run(place, faces, trained):
 
 
 def search(place, faces, trained):
-    grid.search(load_config("ci", {"faces": str(faces), "image_size": 24, "checkpoint_steps": 2, "epochs": 2}),
-                place / "grid", cells=3)
+    grid.search(load_config("ci", {"faces": str(faces), "image_size": 24, "checkpoint_steps": 2, "epochs": 1}),
+                place / "grid")
 
 
 def cache(place, faces, trained):
@@ -61,7 +61,7 @@ def left(place: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for file in sorted(place.rglob("*")):
         name = re.sub(r"-\d+(?=\.jpg$)", "", file.relative_to(place).as_posix())  # of a second copy, beside the first
-        if file.is_dir() or file.name.startswith(".") or "/." in name or file.suffix == ".log":
+        if file.is_dir() or file.name.startswith(".") or "/." in name or file.suffix in (".log", ".lock"):
             continue  # a journal is only ever added to; Optuna reads it line by line
         if file.suffix == ".safetensors":
             tensors, state = load_checkpoint(file)

@@ -186,6 +186,9 @@ def _search(config: Config, folder: Path, cells: int, halving: bool) -> pd.DataF
         cell, budget = left[0]
         _train_cell(study, cell, budget, faces[budget], folder)
         trained += 1
+    if not left:  # what a process left that was killed between the journal and tidying up
+        for spare in folder.glob("cell-*"):
+            shutil.rmtree(spare, ignore_errors=True)
     table = cells_table(study)
     write_record(folder, circumstances(faces["full"], float(table["seconds"].sum()), ("optuna",)) | {
         "axes": dataclasses.asdict(grid), "short": SHORT[config.profile] if halving else None}, {"grid": table})
