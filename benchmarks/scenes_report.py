@@ -24,6 +24,7 @@ RECORD = HERE / "records" / "scenes"
 TEMPLATE = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
                               autoescape=False).from_string((HERE / "whole_photos.md").read_text())
 SIZES = {"40 to 80 px": 40, "80 to 160 px": 80, "160 to 400 px": 160}  # from so many pixels on
+OWN = {"ours": "agehelpers", "landmarks": "agehelpers, landmarks", "box": "agehelpers, box"}
 TURN = 25  # degrees; up to this a face counts as usual
 
 
@@ -80,7 +81,7 @@ def against(folder: Path) -> tuple[list[dict], dict]:
     every, made = inside[ways].notna().all(axis=1), []
     for way in ways:
         error = (inside[way] - inside["age"]).abs()
-        made.append({"way": way, "title": facts["titles"].get(way, way), "mae": error.mean(),
+        made.append({"way": way, "title": facts["titles"].get(way, OWN.get(way, way)), "mae": error.mean(),
                      "found": share(inside[f"{way}_found"]), "false": facts["false"][way] / facts["scenes"],
                      "mae_all": confidence_interval(error[every], clusters=inside.loc[every, "name"]),
                      "speed": facts["photos_per_second"][way]})
@@ -144,7 +145,9 @@ def page(folder: Path = RECORD) -> tuple[str, dict[str, Figure]]:
     if (felt := folder.parent / "sensitivity").exists():
         levels, known = curves(felt)
         figures["sensitivity"] = draw_curves(levels, {change: unit for change, (unit, *_) in CHANGES.items()})
-        figures["sensitivity"].suptitle("What the error feels; above each point the share that is flagged as unlike")
+        worst = levels.groupby("change", sort=False)["mae"].max() - levels["mae"].iloc[0]
+        said = f"At its worst level {worst.idxmin()} costs {worst.min():.1f} years, {worst.idxmax()} {worst.max():.1f}"
+        figures["sensitivity"].suptitle(f"{said} (above each point: share flagged as unlike)")
         more |= {"together": levels["mae"].corr(levels["flagged"], method="spearman"), "curves": levels,
                  "felt": known, "usual": levels.iloc[0], "ends": {
                      change: (held(part), part.iloc[int(part["mae"].argmax())], CHANGES[str(change)][0])

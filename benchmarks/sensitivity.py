@@ -1,4 +1,4 @@
-"""What the error feels: the same test pictures moved, turned, darkened, blurred, compressed and covered.
+"""Sensitivity of the error: the same test pictures moved, turned, darkened, blurred, compressed and covered.
 
     python benchmarks/sensitivity.py --record sensitivity     # needs UTKFace, scikit-image; half an hour on one core
 
@@ -33,8 +33,7 @@ Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]  # crop,
 
 
 def _placed(crop: np.ndarray, scale: float = 1.0, shift: complex = 0j, turn: float = 0.0) -> np.ndarray:
-    middle = complex(SIDE, SIDE) / 2
-    return cut(crop, Placement(middle + shift * SIDE / 2, cmath.rect(scale * SIDE / 2, math.radians(turn))))
+    return cut(crop, Placement(complex(SIDE, SIDE) / 2 + shift * SIDE / 2, cmath.rect(scale * SIDE / 2, math.radians(turn))))
 
 
 def _blurred(crop: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:

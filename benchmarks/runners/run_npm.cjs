@@ -34,7 +34,8 @@ async function human(which) {
   const { Human } = require(path.join(modules, '@vladmandic/human/dist/human.node-wasm.js'));
   const net = new Human({ backend: 'wasm', wasmPath, modelBasePath: models('human'), cacheSensitivity: 0, filter: off,
     body: off, hand: off, object: off, gesture: off, segmentation: off,
-    face: { iris: off, detector: { maxDetected: which === 'faces' ? 10 : 1 }, emotion: off, antispoof: off, liveness: off, ...(which === 'ssrnet' ? { ssrnet } : {}) } });
+    face: { iris: off, detector: { maxDetected: which === 'faces' ? 10 : 1 }, emotion: off, antispoof: off,
+      liveness: off, ...(which === 'ssrnet' ? { ssrnet } : {}) } });
   await net.load();
   const { tf } = net, { faceres, ssrnetage } = net.models.models;
   const run = async (model, input, size) => { // the package's own preparation, without its search for the face
