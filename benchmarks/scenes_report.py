@@ -146,8 +146,8 @@ def page(folder: Path = RECORD) -> tuple[str, dict[str, Figure]]:
         levels, known = curves(felt)
         figures["sensitivity"] = draw_curves(levels, {change: unit for change, (unit, *_) in CHANGES.items()})
         worst = levels.groupby("change", sort=False)["mae"].max() - levels["mae"].iloc[0]
-        least, most = (f"{which} {worst[which]:.1f}" for which in (worst.idxmin(), worst.idxmax()))
-        figures["sensitivity"].suptitle(f"Years lost at the worst level: {least} to {most} (above points: flagged as unlike)")
+        ends = " to ".join(f"{which} {worst[which]:.1f}" for which in (worst.idxmin(), worst.idxmax()))
+        figures["sensitivity"].suptitle(f"Years lost at worst: {ends} (above points: flagged as unlike)")
         more |= {"together": levels["mae"].corr(levels["flagged"], method="spearman"), "curves": levels,
                  "felt": known, "usual": levels.iloc[0], "ends": {
                      change: (held(part), part.iloc[int(part["mae"].argmax())], CHANGES[str(change)][0])

@@ -27,13 +27,13 @@ from agehelpers.devices import hardware
 from agehelpers.photos.placement import Placement, cut
 
 HERE = Path(__file__).resolve().parent
-SIDE = 200  # pixels of a crop
-NO_FACES = 300
+SIDE, NO_FACES = 200, 300  # pixels of a crop; squares without a face
 Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]  # crop, level, random numbers
 
 
 def _placed(crop: np.ndarray, scale: float = 1.0, shift: complex = 0j, turn: float = 0.0) -> np.ndarray:
-    return cut(crop, Placement(complex(SIDE, SIDE) / 2 + shift * SIDE / 2, cmath.rect(scale * SIDE / 2, math.radians(turn))))
+    centre = complex(SIDE, SIDE) / 2 + shift * SIDE / 2
+    return cut(crop, Placement(centre, cmath.rect(scale * SIDE / 2, math.radians(turn))))
 
 
 def _blurred(crop: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:

@@ -53,6 +53,11 @@ def test_a_head_without_spread_has_intervals_too(trained):
     assert "How sure" in report(Record("plain", record.facts, {**record.tables, "predictions": table}))
 
 
+def test_a_page_needs_no_committed_label_table(trained, monkeypatch, tmp_path):
+    monkeypatch.setenv("AGEHELPERS_HOME", str(tmp_path))
+    assert "At which ages" in report(read_record(trained))
+
+
 def test_what_is_no_run_is_said(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 1 and "is the run finished?" in capsys.readouterr().err
     assert main(["report", "nothing"]) == 1 and "no record 'nothing'" in capsys.readouterr().err
