@@ -66,7 +66,7 @@ def networks() -> Table:
     scratch["resnet50"] = scratch["resnet101"] | {"backbone": "resnet50"}
     lites = {f"Lite{n}, from ImageNet": {"backbone": f"timm/tf_efficientnet_lite{n}"} for n in (1, 2)}
     return Table({"base": OURS, **scratch, **lites},
-                 BUDGET | {"protocol": "holdout", "image_size": 64, "cache_size": 80, "epochs": 4}, (0,), "test")
+                 BUDGET | {"protocol": "holdout", "image_size": 64, "cache_size": 80, "epochs": 8}, (0,), "test")
 
 
 TABLES: dict[str, Callable[[], Table]] = {"methods_rates": rates, "methods_heads": heads, "methods_networks": networks}
