@@ -114,7 +114,7 @@ def test_every_quoted_mae_and_cs5_is_that_of_the_predictions():
     families: dict[str, list[pd.DataFrame]] = {}
     ages = pd.read_csv(ROOT / "data" / "utkface_labels.csv", usecols=["name", "age"])
     for planned in plan.PLAN:
-        file = RECORDS / planned.name / "predictions.csv"
+        file = RECORDS / planned.name / "predictions.csv.gz"
         if file.is_file():
             table = pd.read_csv(file).query("part == 'test'").merge(ages, on="name", validate="one_to_one")
             families.setdefault(planned.family, []).append(table)

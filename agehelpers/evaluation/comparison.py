@@ -25,7 +25,7 @@ def published() -> pd.DataFrame:
 
 def training_records(names: Container[str] | None = None, labels: pd.DataFrame | None = None) -> list[Record]:
     """Kept records that have predictions (all, or of these `names`, or of faces in `labels`), by protocol and name."""
-    folders = [file.parent for file in sorted(paths.records_folder().glob("*/predictions.csv"))]
+    folders = [file.parent for file in sorted(paths.records_folder().glob("*/predictions.csv*"))]
     found = [read_record(one) for one in folders if names is None or one.name in names]
     return sorted((one for one in found if labels is None or one.predictions["name"].isin(labels["name"]).all()),
                   key=_place)

@@ -4,6 +4,7 @@ A run's predictions.csv is lean (`LEAN`): on reading, labels are joined (they ar
 record can be read where the pictures are not; others are kept), and intervals are computed again.
 """
 
+import gzip
 import json
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from agehelpers.training.calibration import attach_intervals
 RUN_FACTS = ("config", "split", "counts", "train_median", "mae", "intervals")  # what every reader of a run counts on
 LEAN = ("part", "name", "prediction", "spread", "plain")  # plain: as it were without a decoding for rare ages
 LABELS = ("age", "gender", "ethnicity")
+LONG = 50_000  # bytes of a table above which its committed copy is packed
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _own_labels(predictions: pd.DataFrame) -> list[str]:
 def _read_table(file: Path) -> pd.DataFrame:
     """A CSV of a record; labels of predictions but for the age are text."""
     text: dict[str, str] = {}
-    if file.stem == "predictions":
+    if file.name.startswith("predictions."):
         text = {str(key): "str" for key in pd.read_csv(file, nrows=0) if key in LEAN[:2] or (
             key not in (*LEAN, "age") and not str(key).startswith(("lower_", "upper_")))}
     return pd.read_csv(file, keep_default_na=False, na_values=[""], dtype=text)
@@ -117,13 +119,13 @@ def read_record(folder: Path, labels: pd.DataFrame | None = None) -> Record:
     FileNotFoundError names what is missing, ValueError a record of an older version.
     """
     folder = Path(folder)
-    files = {file.stem: file for file in sorted(folder.glob("*.csv"))}
+    files = {file.name.partition(".csv")[0]: file for end in ("csv", "csv.gz") for file in folder.glob(f"*.{end}")}
     whole = {"history", "predictions"} if {"history", "predictions"} & set(files) or not files else set()
     missing = [f"{name}.csv" for name in sorted(whole - set(files))]
     missing += [] if (folder / "config.json").is_file() else ["config.json"]
     if missing:
         raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; is the run finished?")
-    tables = {name: _read_table(file) for name, file in files.items()}
+    tables = {name: _read_table(file) for name, file in sorted(files.items())}
     facts = read_facts(folder, RUN_FACTS if "predictions" in tables else ())
     if "predictions" in tables:
         found = tables["predictions"]
@@ -168,18 +170,20 @@ def load_record(name: str, labels: pd.DataFrame | None = None) -> Record:
 def save_record(source: Path, name: str) -> Path:
     """Copy a finished run's, grid's or ablation's small files to the records, all or none; nothing is overwritten.
 
-    Training rows of predictions.csv stay behind, to keep the repository small; config.json has their MAE and median.
+    To keep the repository small, training rows of predictions.csv stay behind (config.json has their MAE and median),
+    and long tables are packed.
     """
     target = check_record_name(name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as temporary:
         part = Path(temporary) / name
         part.mkdir()
-        for file in [source / "config.json", *source.glob("*.csv")]:
-            shutil.copyfile(file, part / file.name)
-        if (table := part / "predictions.csv").exists():
-            lines = table.read_text().splitlines(keepends=True)
-            table.write_text("".join(line for line in lines if not line.startswith("train,")))
+        shutil.copyfile(source / "config.json", part / "config.json")
+        for file in source.glob("*.csv"):
+            lines = file.read_bytes().splitlines(keepends=True)
+            kept = b"".join(line for line in lines if file.stem != "predictions" or not line.startswith(b"train,"))
+            packed = len(kept) > LONG
+            (part / f"{file.name}{packed * '.gz'}").write_bytes(gzip.compress(kept, mtime=0) if packed else kept)
         try:
             part.rename(target)
         except OSError:

@@ -60,7 +60,8 @@ def test_the_starting_point_stands_beside_ours(monkeypatch):
     made = [Record(name, {"split": where, "mae": {"validation": off - 0.5}, "config": {
         "backbone": "tiny", "weights": weights}}, {"predictions": tests.assign(prediction=tests["age"] + off)})
         for name, off, where, weights in (("laptop_lite0_0", 4, good, "w"), ("laptop_lite0_1", 5, good, "w"),
-                                          ("start_printed_0", 7, good, "w"), ("scratch_holdout", 9, old, None))]
+                                          ("start_printed_0", 7, good, "w"), ("scratch_holdout", 9, old, None),
+                                          ("gpu_scratch", 3, good, None), ("reference_scratch", 5, good, None))]
     monkeypatch.setattr(readme, "planned_records", lambda: made)
     rows = [line for line in readme.start_block().splitlines() if line.startswith("| `")]
     assert rows == [
@@ -69,7 +70,10 @@ def test_the_starting_point_stands_beside_ours(monkeypatch):
         "+2.50 (+2.50 to +2.50) |",
         "| `laptop_holdout`: ours on a larger network, the profile `laptop` | | | | not measured on this split | | |",
         "| `start_tuned`: the same at the best cell of its own grid | | | | not measured on this split | | |",
-        "| `scratch_holdout`: ours from random weights | | | | not measured on this split | | |"]  # on an older one
+        "| `scratch_holdout`: ours from random weights | | | | not measured on this split | | |",  # on an older one
+        "| `gpu_scratch`: ours, growing from 128 to 224 pixels | tiny, random weights | 1 | 2.50 | **3.00** | one run |  |",
+        "| `reference_scratch`: the starting point's, as printed | tiny, random weights | 1 | 4.50 | **5.00** | one run | "
+        "+2.00 (+2.00 to +2.00) |"]
     assert "*5.418*" in readme.start_block()
 
 

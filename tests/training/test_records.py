@@ -110,6 +110,15 @@ def test_records_are_kept_once_without_their_training_rows(trained):
         load_record("mine")
 
 
+def test_long_tables_of_a_record_are_packed(trained, monkeypatch):
+    monkeypatch.setattr("agehelpers.training.records.LONG", 100)
+    plain = save_record(trained, "packed")
+    assert {file.name for file in plain.iterdir()} == {"config.json", "history.csv.gz", "predictions.csv.gz"}
+    again, whole = load_record("packed"), read_record(trained)
+    pd.testing.assert_frame_equal(again.history, whole.history)
+    pd.testing.assert_frame_equal(again.part("test"), whole.part("test").set_axis(again.part("test").index))
+
+
 def test_a_record_that_cannot_be_kept_leaves_nothing(trained, tmp_path):
     with pytest.raises(FileNotFoundError):
         save_record(tmp_path, "empty")
