@@ -22,7 +22,7 @@ from agehelpers import paths
 from agehelpers.config import Config
 from agehelpers.data.bands import age_band
 from agehelpers.data.faces import SELECTION, prepare_faces
-from agehelpers.devices import pick_device
+from agehelpers.devices import hardware, pick_device
 from agehelpers.evaluation.bootstrap import confidence_interval, seed_noise
 from agehelpers.evaluation.tables import add_clusters
 from agehelpers.training.checkpoints import load_model
@@ -95,7 +95,7 @@ def train_row(config: Config, folder: Path, name: str, threads: int = 0, part: s
     place = folder / settings_digest(config, faces.split)
     result = place.with_suffix(".json")
     if not result.exists():
-        facts = {"row": name, "seed": config.seed, "epochs": config.epochs}
+        facts = {"row": name, "seed": config.seed, "epochs": config.epochs, "device": hardware()["card"] or "CPU"}
         try:
             history = train_faces(faces, place)
         except FloatingPointError:
@@ -171,7 +171,7 @@ def wide(done: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def read_rows(done: list[dict[str, Any]], labels: pd.DataFrame) -> pd.DataFrame:
-    """One row a training and reading: row, seed, epochs, seconds, val_mae, val_cs5, balanced_mae (years), and errors.
+    """One row a training and reading: row, seed, epochs, seconds, device, val_mae, val_cs5, balanced_mae, and errors.
 
     ``errors`` is a table: cluster, plain and balanced, in years, absolute; the latter times the picture's weight, by
     which its mean is that of the age bands' means.
@@ -182,7 +182,7 @@ def read_rows(done: list[dict[str, Any]], labels: pd.DataFrame) -> pd.DataFrame:
             plain, balanced = ((table[column] - table["age"]).abs() for column in ("plain", "balanced"))
             band = pd.Series(age_band(table["age"]).codes, table.index)
             weight = len(table) / band.nunique() / band.groupby(band).transform("size")
-            rows.append({"row": name, "seed": job["seed"], "epochs": job["epochs"], "seconds": job["seconds"],
+            rows.append({"row": name, **{key: job.get(key) for key in ("seed", "epochs", "seconds", "device")},
                          "val_mae": round(float(plain.mean()), 4), "val_cs5": round(float((plain <= 5).mean()), 4),
                          "balanced_mae": round(float((weight * balanced).mean()), 4),
                          "errors": pd.DataFrame({"cluster": table["cluster"], "plain": plain,
