@@ -4,11 +4,13 @@ In a checkout everything lies inside it. Installed from a wheel, runs lie where 
 system keeps them for its users (platformdirs). Environment variables override each folder.
 """
 
+import errno
 import importlib
 import json
 import os
 import platform
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,17 +78,44 @@ def utkface_folder() -> Path | None:
     return folder if folder.is_dir() and any(folder.iterdir()) else None
 
 
+REMEDIES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EROFS: "name another folder",
+            errno.EACCES: "ask for the right to write there, or name another folder"}
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Where writing `path` fails for want of space or of a right, the OSError of the block names it and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0)
+        if remedy is None or remedy in str(error):
+            raise
+        text = f"{os.strerror(error.errno or 0)}; what was there is unchanged: {remedy}, then run it again"
+        raise OSError(error.errno, text, str(path)) from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, whose folder is made; it replaces `path` atomically if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    part.touch(exist_ok=False)
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch(exist_ok=False)
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, for what is renamed to it when it is complete; removed at the end."""
+    with naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
+            yield Path(place)
 
 
 @contextmanager
@@ -97,10 +126,11 @@ def alone(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # here: reading ONNX files needs none
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.resolve().with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout:
         print(f"{path}: another process is at work there; waiting for it", file=sys.stderr, flush=True)
         lock.acquire()

@@ -13,6 +13,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of child processes
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "fault(what, outcome): a fault that is tried; a row of docs/faults.md")
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory, monkeypatch):
     """Runs, records and caches of a test lie outside the repository, and no setting comes from the environment."""

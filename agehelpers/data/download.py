@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from agehelpers import paths
@@ -34,12 +33,11 @@ def download(target: Path | None = None) -> Path:
     pictures = len(list(found.glob("*.jpg")))
     if pictures < 0.999 * PUBLISHED:
         raise _not_fetched(f"{found} holds {pictures:,} pictures, not {PUBLISHED:,}; remove it to try again", target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as part:
-        shutil.copytree(found, Path(part) / "UTKFace")
+    with paths.beside(target) as part:
+        shutil.copytree(found, part / "UTKFace")
         if target.exists():
             target.rmdir()
-        os.replace(Path(part) / "UTKFace", target)
+        os.replace(part / "UTKFace", target)
     print(f"{pictures:,} pictures. {LICENCE}")
     return target
 

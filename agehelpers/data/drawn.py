@@ -8,7 +8,6 @@ ethnicity label: there are no caricatures here, and the mean colour of a picture
 import io
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -254,9 +253,8 @@ def draw_faces(folder: Path, count: int = 600, seed: int = 0) -> Path:
         raise ValueError(f"count={count}: draw at least one face")
     if _is_drawn(folder, wanted):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-        part = Path(beside) / folder.name
+    with paths.beside(folder) as place:
+        part = place / folder.name
         part.mkdir()
         contents = _contents(count, seed)
         for name, content in contents.items():

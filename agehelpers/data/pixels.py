@@ -36,6 +36,9 @@ def _decode_all(folder: Path, labels: pd.DataFrame, size: int, file: Path) -> No
                 half.unlink(missing_ok=True)
         with paths.replacing(file) as part:
             array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(labels), size, size, 3))
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no crash while it is filled
+                with part.open("r+b") as stream:
+                    os.posix_fallocate(stream.fileno(), 0, part.stat().st_size)
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL releases the interpreter lock
                 list(pool.map(lambda row, name: np.copyto(row, decode(Path(folder) / name, size)),
                               array, labels["name"]))

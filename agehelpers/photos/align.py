@@ -128,5 +128,8 @@ def load_aligner(file: Path) -> Aligner:
     if "aligner" not in state:
         raise ValueError(f"{file}: not the weights of an aligner")
     model = Aligner()
-    model.load_state_dict(tensors)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: not an aligner of this version, or damaged ({error})") from error
     return model.eval()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -21,9 +21,8 @@ PACKAGED = Path(__file__).resolve().parent.parent / "weights" / "laptop.safetens
 
 def save_checkpoint(file: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Tensors and a JSON state in one safetensors file, so that the two can never disagree; written atomically."""
-    with paths.replacing(file) as part:
-        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, part,
-                  {"state": json.dumps(state)})
+    whole = {key: value.detach().contiguous() for key, value in tensors.items()}
+    paths.write_atomically(file, save(whole, {"state": json.dumps(state)}))
 
 
 def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

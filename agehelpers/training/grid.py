@@ -202,8 +202,16 @@ def _study(folder: Path) -> optuna.Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    journal = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    return optuna.create_study(storage=journal, study_name="grid", direction="minimize", load_if_exists=True)
+    try:
+        journal = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        study = optuna.create_study(storage=journal, study_name="grid", direction="minimize", load_if_exists=True)
+        cells_table(study)
+    except OSError:
+        raise
+    except Exception as error:  # Optuna checks no journal: it fails wherever it stumbles
+        raise ValueError(f"{folder / JOURNAL}: not the journal of a grid, or damaged ({type(error).__name__}: "
+                         f"{error}); remove it to begin anew") from error
+    return study
 
 
 def _train_cell(study: optuna.Study, cell: Cell, budget: str, faces: Faces, folder: Path) -> None:

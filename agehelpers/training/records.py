@@ -7,7 +7,6 @@ record can be read where the pictures are not; others are kept), and intervals a
 import gzip
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,13 +124,17 @@ def read_record(folder: Path, labels: pd.DataFrame | None = None) -> Record:
     missing += [] if (folder / "config.json").is_file() else ["config.json"]
     if missing:
         raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; is the run finished?")
-    tables = {name: _read_table(file) for name, file in sorted(files.items())}
-    facts = read_facts(folder, RUN_FACTS if "predictions" in tables else ())
-    if "predictions" in tables:
-        found = tables["predictions"]
-        if labels is None and "age" in found and (own := _own_labels(found)):
-            labels = found[["name", *own]]
-        tables["predictions"] = attach_intervals(with_labels(found[_lean(found)], labels))
+    facts = read_facts(folder, RUN_FACTS if whole else ())
+    try:
+        tables = {name: _read_table(file) for name, file in sorted(files.items())}
+        if whole:
+            found = tables["predictions"]
+            if labels is None and "age" in found and (own := _own_labels(found)):
+                labels = found[["name", *own]]
+            tables["predictions"] = attach_intervals(with_labels(found[_lean(found)], labels))
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: a table is damaged, or of other faces ({error}); restore it, or remove the folder "
+                         "and make it anew") from error
     return Record(folder.name, facts, tables)
 
 
@@ -174,9 +177,8 @@ def save_record(source: Path, name: str) -> Path:
     and long tables are packed.
     """
     target = check_record_name(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.") as temporary:
-        part = Path(temporary) / name
+    with paths.beside(target) as place:
+        part = place / name
         part.mkdir()
         shutil.copyfile(source / "config.json", part / "config.json")
         for file in source.glob("*.csv"):

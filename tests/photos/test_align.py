@@ -19,6 +19,7 @@ from agehelpers.photos.align import (
     train_aligner,
 )
 from agehelpers.photos.placement import Placement, align, cut
+from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
 
 
 def picture(height=120, width=160) -> np.ndarray:
@@ -112,6 +113,10 @@ def test_an_aligner_learns_to_undo_and_comes_back_from_its_file(tmp_path):
     torch.save({}, tmp_path / "other")
     with pytest.raises(ValueError, match="other"):
         load_aligner(tmp_path / "other")
+    tensors, state = load_checkpoint(tmp_path / "aligner.safetensors")
+    save_checkpoint(tmp_path / "lacking", {key: tensors[key] for key in list(tensors)[1:]}, state)
+    with pytest.raises(ValueError, match="lacking: not an aligner of this version, or damaged"):
+        load_aligner(tmp_path / "lacking")
 
 
 def test_an_aligner_begins_with_the_whole_picture():

@@ -212,3 +212,11 @@ def test_the_folder_of_a_grid_does_not_depend_on_what_the_grid_replaces(config):
     folder = grid.grid_folder(config)
     assert folder.parent == paths.runs_folder() and folder.name.startswith("grid-ci-")
     assert folder != grid.grid_folder(dataclasses.replace(config, seed=1))
+
+
+@pytest.mark.parametrize("content", [b"{\n{}\n", b"\x80\n\n", b'{"op_code": 0}\n{"op_code": 99}\n', b"[]\n[]\n"])
+def test_a_damaged_journal_is_an_error_that_names_it(tmp_path, content):
+    (tmp_path / grid.JOURNAL).write_bytes(content)
+    with pytest.raises(ValueError, match=r"journal\.log: not the journal of a grid, or damaged"):
+        grid._study(tmp_path)
+    assert (tmp_path / grid.JOURNAL).read_bytes() == content

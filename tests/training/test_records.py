@@ -91,6 +91,16 @@ def test_a_damaged_record_is_named(trained, tmp_path):
         read_record(tmp_path / "run")
 
 
+@pytest.mark.parametrize(("name", "content"), [
+    ("predictions.csv", b"part,name,prediction\ntest,a.jpg,1\n"),
+    ("history.csv", b"epoch\n\x80\n"), ("predictions.csv", b"part,name,spread\n")])
+def test_a_damaged_table_is_an_error_that_names_the_record(trained, tmp_path, name, content):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(ValueError, match="run: a table is damaged, or of other faces"):
+        read_record(tmp_path / "run")
+
+
 def test_records_are_kept_once_without_their_training_rows(trained):
     target = save_record(trained, "mine")
     names = ["config.json", "history.csv", "predictions.csv"]
