@@ -1,6 +1,7 @@
 """Tests write to temporary folders only, draw a few faces once a session, and compute on one thread."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,42 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of child processes
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--faults", metavar="PAGE", help="write the table of the faults that were tried into this page")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "fault(what, outcome): a fault that is tried; a row of docs/faults.md")
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("fault"):
+        item.user_properties.append(("fault", mark.args))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """With --faults: a row a fault, of the tests that passed; cases are a test's own count, else its parameters."""
+    if not (page := config.getoption("--faults")):
+        return
+    from tools.readme import with_block
+
+    rows, kinds, measured = {}, {}, {}
+    for report in terminalreporter.stats.get("passed", []):
+        told = dict(report.user_properties)
+        if report.when == "call" and "fault" in told:
+            what = tuple(told["fault"])
+            rows[what] = rows.get(what, 0) + told.get("cases", 1)
+            kinds |= told.get("kinds", {})
+            measured |= {what: told["measured"]} if "measured" in told else {}
+    lines = ["| fault | what has to happen, and did | cases |", "|---|---|---|"]
+    lines += [f"| {what} | {outcome} | {measured.get((what, outcome), f'{cases:,}')} |"
+              for (what, outcome), cases in rows.items()]
+    lines += ["", "Files changed at random, by kind:", ""]
+    lines += ["| kind | cases | read | refused by name |", "|---|---|---|---|"]
+    lines += [f"| {kind} | {n['cases']:,} | {n['read']:,} | {n['refused']:,} |" for kind, n in kinds.items()]
+    text = Path(page).read_text()
+    Path(page).write_text(with_block(text, "\n".join(lines), "<!-- faults: begin (make test-faults) -->",
+                                     "<!-- faults: end -->"))
 
 
 @pytest.fixture(autouse=True)

@@ -112,10 +112,11 @@ class Kinds:
             self.valid["ONNX file"] = {"age.onnx": (onnx / "age.onnx").read_bytes()}
             self.read["ONNX file"] = lambda file: OnnxEstimator(file.parent)
 
-    def photo(self, file: Path) -> None:
-        """A bad photo is a row with a reason, never an error."""
+    def photo(self, file: Path) -> bool:
+        """A bad photo is a row with a reason, never an error; whether it was read."""
         table = self.estimator([file], cropped=True)
         assert len(table) == 1 and (table["reason"].astype(bool) ^ table["prediction"].notna()).all(), table
+        return bool(table["prediction"].notna().all())
 
     def record(self, file: Path) -> None:
         folder = file.parent / "record"
@@ -169,8 +170,7 @@ def case(kinds: Kinds, kind: str, rng: random.Random, noted: list[str]) -> tuple
     noted.clear()
     signal.alarm(SECONDS)
     try:
-        kinds.read[kind](file)
-        outcome, wrong = "read", ""
+        outcome, wrong = "refused" if kinds.read[kind](file) is False else "read", ""
     except (ValueError, OSError) as error:
         named = folder.name in str(error) and not isinstance(error, TimeoutError)
         outcome, wrong = "refused", "" if named else f"names no file: {error!r}"

@@ -11,7 +11,8 @@ from agehelpers.methods.model import AgeEstimationModel
 from agehelpers.training.records import read_record
 from agehelpers.training.runs import run_folder
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "adding_a_method.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "adding_a_method.md"
 
 
 def test_the_page_on_adding_a_method_runs_as_it_is_written(monkeypatch):
@@ -32,3 +33,10 @@ def test_the_page_on_adding_a_method_runs_as_it_is_written(monkeypatch):
     folder = run_folder(scope["config"])
     assert read_record(folder).settings["head"] == "log_age"
     assert isinstance(AgeEstimationModel(scope["config"]).head, head)
+
+
+def test_every_fault_that_is_tried_stands_in_the_table():
+    rows = re.findall(r"^\| (.*?) \| .*? \| [\w, .\-]+ \|$", (ROOT / "docs" / "faults.md").read_text(), re.M)
+    tried = {"".join(re.findall(r'"(.*?)"', arguments)) for file in sorted((ROOT / "tests").rglob("test_*.py"))
+             for arguments in re.findall(r'mark\.fault\((".*?"),\s*"', file.read_text(), re.S)}
+    assert len(tried) >= 12 and tried <= set(rows), tried - set(rows)

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+import torch
 
 from agehelpers import paths
 from agehelpers.__main__ import main
@@ -271,3 +272,23 @@ def test_nothing_opens_a_connection(faces, trained, tmp_path, monkeypatch):
         assert main(arguments) == 0, arguments
     with pytest.raises(AssertionError, match="a connection was opened"):
         socket.create_connection(("127.0.0.1", 9))
+
+
+@pytest.mark.fault("the same training again, with two threads, in bfloat16 (drawn faces, 12 epochs)",
+                   "again: equal, bit for bit; else: the mean error is alike; the largest change of a prediction:")
+def test_what_may_differ_between_machines(faces, record_property, tmp_path):
+    def predicted(name, threads=1, **more):
+        torch.set_num_threads(threads)
+        try:
+            return runs.run(small(faces, epochs=12, **more), tmp_path / name).part("test")
+        finally:
+            torch.set_num_threads(1)
+
+    one, again = predicted("one"), predicted("again")
+    assert one["prediction"].tolist() == again["prediction"].tolist()
+    others = {"two threads": predicted("two", threads=2), "bfloat16": predicted("half", precision="bf16")}
+    apart = {name: (other["prediction"] - one["prediction"]).abs().max() for name, other in others.items()}
+    for other in others.values():
+        errors = [(table["prediction"] - table["age"]).abs().mean() for table in (one, other)]
+        assert abs(errors[0] - errors[1]) < 1
+    record_property("measured", ", ".join(f"{name} {years:.2g} years" for name, years in apart.items()))

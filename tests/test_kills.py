@@ -103,9 +103,11 @@ def killed(work, seconds: float) -> bool:
     return not os.WIFSIGNALED(code)
 
 
+@pytest.mark.fault("SIGKILL at random moments of training, grid, cache, record, photos",
+                   "the same call goes on; no half file in place; what it ends with is equal, bit for bit")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("name", list(WORKS))
-def test_killed_at_any_moment_it_goes_on(name, faces, trained, tmp_path, monkeypatch):
+def test_killed_at_any_moment_it_goes_on(name, faces, trained, tmp_path, monkeypatch, record_property):
     def fresh(number: int) -> Path:
         place = tmp_path / str(number)
         place.mkdir()
@@ -131,3 +133,4 @@ def test_killed_at_any_moment_it_goes_on(name, faces, trained, tmp_path, monkeyp
             assert all(now[one] == expected[one] for one in whole)
         late = 0
         assert left(place) == expected
+    record_property("cases", kills)

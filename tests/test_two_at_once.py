@@ -31,6 +31,7 @@ def start(folder, config, *more):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
 
 
+@pytest.mark.fault("two processes on one run, or one grid", "the second waits; one result, that of one alone")
 @pytest.mark.parametrize("grid", [False, True])
 def test_two_processes_leave_one_result(quick, tmp_path, grid):
     more = ["grid"] if grid else []
@@ -65,6 +66,7 @@ def test_who_comes_second_waits_and_says_so(tmp_path, capsys):
         pass
 
 
+@pytest.mark.fault("two records of one name at once", "the second is refused, the first is whole")
 def test_the_second_of_two_records_of_one_name_is_refused(trained, monkeypatch):
     records.save_record(trained, "mine")
     before = {file.name: file.read_bytes() for file in (paths.records_folder() / "mine").iterdir()}
