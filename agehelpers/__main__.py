@@ -143,13 +143,23 @@ def _refuse_unasked_resume(folder: Path, file: str, options: argparse.Namespace)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from agehelpers.training import records, runs
+    from agehelpers.training.together import processes
+
+    with processes():
+        return _train_here(options)
+
+
+def _train_here(options: argparse.Namespace) -> int:
+    from agehelpers.devices import world
+    from agehelpers.training import records, runs, together
 
     config = _configured(options)
-    folder = runs.run_folder(config)
+    folder = together.first_alone(lambda: runs.run_folder(config))
     print(f"Run: {paths.relative(folder)}")
     _refuse_unasked_resume(folder, "last.safetensors", options)
     done = runs.run(config, folder, options.resume)
+    if world()[0]:  # the first of several processes does the rest
+        return 0
     if options.aligner:
         from agehelpers.photos.align import make_aligner
 

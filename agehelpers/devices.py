@@ -38,6 +38,12 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
     return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
 
 
+def world() -> tuple[int, int]:
+    """Rank of this process and number of the processes that train together (`training.together`); (0, 1) alone."""
+    one = torch.distributed
+    return (one.get_rank(), one.get_world_size()) if one.is_available() and one.is_initialized() else (0, 1)
+
+
 def single_precision(device: torch.device) -> AbstractContextManager:
     """No mixed precision within one; nothing on devices that have none."""
     return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from agehelpers.config import Config
 from agehelpers.data.augmentation import augment_batched, augment_cpu, augmentation, no_augmentation, random_numbers
-from agehelpers.devices import to_device
+from agehelpers.devices import to_device, world
 
 Sample = tuple[torch.Tensor, ...]
 
@@ -123,10 +123,18 @@ class FaceDataset(Dataset[Sample]):
     def training_batches(self, epoch: int, first: int = 0) -> DataLoader:
         """Shuffled batches of `epoch` from step `first` on: images [B, 3, H, W] and ages [B].
 
-        The order depends on seed and epoch alone, so that a resumed epoch goes on exactly.
+        The order depends on seed and epoch alone, so that a resumed epoch goes on exactly. Of processes that train
+        together each has its share of every batch; a batch of fewer pictures gives its first to the others, which do
+        not count there.
         """
         self.set_epoch(epoch)
-        return self._loader(self._order(epoch)[first:])
+        rank, size = world()
+        return self._loader([batch[rank::size] if rank < len(batch) else batch[:1]
+                             for batch in self._order(epoch)[first:]])
+
+    def batch_sizes(self, epoch: int) -> list[int]:
+        """Pictures of every batch of `epoch`, all processes together."""
+        return [len(batch) for batch in self._order(epoch)]
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self))
@@ -138,10 +146,10 @@ class FaceDataset(Dataset[Sample]):
         places = self._order(epoch)[step]
         return ", ".join(map(str, (self.rows if self.names is None else self.names)[places]))
 
-    def evaluation_batches(self, batch_size: int = 256) -> DataLoader:
-        """All pictures and their ages in order, never augmented."""
+    def evaluation_batches(self, batch_size: int = 256, share: tuple[int, int] = (0, 1)) -> DataLoader:
+        """All pictures and their ages in order, never augmented; `share` (k, n): every n-th batch, from the k-th on."""
         batches = [np.arange(start, min(start + batch_size, len(self))) for start in range(0, len(self), batch_size)]
-        return replace(self, augment=False, attributes=None)._loader(batches)
+        return replace(self, augment=False, attributes=None)._loader(batches[share[0]::share[1]])
 
     def _loader(self, batches: list[Any]) -> DataLoader:
         # a generator of its own: making a loader must not move the seed that the training step has set

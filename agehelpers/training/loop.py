@@ -14,13 +14,14 @@ from tqdm.auto import tqdm
 
 from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset
-from agehelpers.devices import autocast, pick_precision, to_device
+from agehelpers.devices import autocast, pick_precision, to_device, world
 from agehelpers.methods.heads import Head
 from agehelpers.methods.model import AgeEstimationModel
 from agehelpers.training.checkpoints import save_checkpoint
 from agehelpers.training.progress import in_notebook, progress_bar
 from agehelpers.training.references import take_references
 from agehelpers.training.resume import restore_training, save_training
+from agehelpers.training.together import equalise, gathered
 from agehelpers.training.trainer import Trainer
 
 HISTORY = ("epoch", "train_loss", "train_mae", "val_loss", "val_mae", "lr", "seconds")
@@ -49,8 +50,9 @@ def train(model: AgeEstimationModel, training: FaceDataset, validation: FaceData
         A loss or gradient is not finite; the checkpoints are those of before.
     """
     last = Path(folder) / "last.safetensors"
-    for half in Path(folder).glob(".*.part"):  # of a process that was killed while it wrote
-        half.unlink()
+    if world()[0] == 0:
+        for half in Path(folder).glob(".*.part"):  # of a process that was killed while it wrote
+            half.unlink()
     trainer = Trainer(model, config, training.device, training.steps)
     if last.exists():
         if not resume:
@@ -70,8 +72,9 @@ def _epoch(trainer: Trainer, training: FaceDataset, validation: FaceDataset, fol
     before, started = trainer.seconds, time.perf_counter()
     if trainer.step == 0:
         take_references(trainer.model, training, trainer.config.at(trainer.epoch))
+    sizes = training.batch_sizes(trainer.epoch) if trainer.world > 1 else [0] * trainer.steps
     for batch in training.training_batches(trainer.epoch, trainer.step):
-        trainer.learn(*batch)
+        trainer.learn(*batch, pictures=sizes[trainer.step])
         bar.update()
         due = trainer.step % trainer.config.checkpoint_steps == 0 and trainer.step < trainer.steps
         if due or trainer.device.type == "cpu":
@@ -81,11 +84,12 @@ def _epoch(trainer: Trainer, training: FaceDataset, validation: FaceDataset, fol
             save_training(trainer, folder / "last.safetensors")
     trainer.check(training)
     take_references(trainer.evaluated(), training, trainer.config.at(trainer.epoch))
+    equalise(trainer.model, trainer.averaged)
     _finish_epoch(trainer, validation, folder / "best.safetensors", before + time.perf_counter() - started)
     save_training(trainer, folder / "last.safetensors")
     row = trainer.history[-1]
     bar.set_postfix(epoch=row["epoch"], val_mae=f"{row['val_mae']:.2f}")
-    if not in_notebook():
+    if not in_notebook() and trainer.rank == 0:
         bar.write(" ".join(f"{key} {value:.4g}" for key, value in row.items()))
 
 
@@ -109,7 +113,8 @@ def _finish_epoch(trainer: Trainer, validation: FaceDataset, best: Path, seconds
         kept = trainer.config
         if now.image_size != kept.image_size:  # whoever predicts with it has to see as it was validated
             kept = dataclasses.replace(kept, image_size=now.image_size, cache_size=now.cache_size)
-        save_checkpoint(best, weights, {"config": dataclasses.asdict(kept), "epoch": done, "val_mae": val_mae})
+        if trainer.rank == 0:
+            save_checkpoint(best, weights, {"config": dataclasses.asdict(kept), "epoch": done, "val_mae": val_mae})
     trainer.history.append(row)
     trainer.epoch, trainer.step, trainer.seconds = trainer.epoch + 1, 0, 0.0
 
@@ -125,17 +130,22 @@ def outputs_of(model: AgeEstimationModel, images: Tensor, config: Config, device
 
 
 @torch.inference_mode()
-def raw_outputs(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> Tensor:
-    """Raw outputs [N, K] for all of `faces`, unaugmented, at the image_size of `config`."""
+def raw_outputs(model: AgeEstimationModel, faces: FaceDataset, config: Config, share: tuple[int, int] = (0, 1)
+                ) -> Tensor:
+    """Raw outputs [N, K] for all of `faces`, unaugmented, at the image_size of `config`.
+
+    `share` (rank, number): of processes that all compute their part, and all get the whole.
+    """
     model.to(faces.device).eval()
-    return torch.cat([outputs_of(model, images, config, faces.device)
-                      for images, _ in dataclasses.replace(faces, config=config).evaluation_batches()])
+    batches = dataclasses.replace(faces, config=config).evaluation_batches(share=share)
+    own = [outputs_of(model, images, config, faces.device) for images, _ in batches]
+    return torch.cat(gathered(own) if share[1] > 1 else own).to(faces.device)
 
 
 @torch.inference_mode()
 def evaluate(model: AgeEstimationModel, faces: FaceDataset, config: Config) -> tuple[float, float]:
     """Mean loss and MAE in years over all of `faces`, unaugmented, at the image_size of `config`."""
-    outputs, ages = raw_outputs(model, faces, config), to_device(torch.from_numpy(faces.ages), faces.device)
+    outputs, ages = raw_outputs(model, faces, config, world()), to_device(torch.from_numpy(faces.ages), faces.device)
     loss = model.head.loss(outputs, ages).double().mean()
     return float(loss), float(mean_absolute_error(model.head.ages(outputs), ages))
 

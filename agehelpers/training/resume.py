@@ -17,7 +17,17 @@ from agehelpers.training.trainer import Trainer
 
 
 def save_training(trainer: Trainer, file: Path) -> None:
-    """Everything an exact resume needs."""
+    """Everything an exact resume needs, also by another number of processes; the first one writes."""
+    metrics = {"loss": trainer.loss, "mae": trainer.mae}
+    for metric in metrics.values() if trainer.world > 1 else ():
+        metric.sync()  # those of all processes
+    if trainer.rank == 0:
+        _write(trainer, file)
+    for metric in metrics.values() if trainer.world > 1 else ():
+        metric.unsync()
+
+
+def _write(trainer: Trainer, file: Path) -> None:
     tensors = {f"model.{key}": value for key, value in trainer.model.state_dict().items()}
     if trainer.averaged is not None:
         tensors |= {f"averaged.{key}": value for key, value in trainer.averaged.state_dict().items()}
@@ -52,7 +62,7 @@ def restore_training(trainer: Trainer, file: Path) -> None:
     trainer.optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
     trainer.schedule.load_state_dict(state["schedule"])
     trainer.scaler.load_state_dict(state["scaler"])
-    if state["step"]:  # within an epoch: its running metrics go on
+    if state["step"] and trainer.rank == 0:  # within an epoch: its running metrics go on
         trainer.loss.load_state_dict(part("loss."))
         trainer.mae.load_state_dict(part("mae."))
         trainer.loss.to(trainer.device)  # torchmetrics replaces its state by the loaded one, which lies on the CPU

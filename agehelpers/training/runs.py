@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -13,8 +15,10 @@ from agehelpers.config import Config, config_from_dict, differing_settings, sett
 from agehelpers.data.bands import age_band, balanced_mean
 from agehelpers.data.faces import PARTS, SELECTION, Faces, labels_and_split, prepare_faces
 from agehelpers.data.splits import split_hash
+from agehelpers.devices import world
 from agehelpers.methods.heads import check_head
 from agehelpers.methods.model import AgeEstimationModel, build_model
+from agehelpers.training import together
 from agehelpers.training.calibration import interval_facts
 from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint, start_from
 from agehelpers.training.decoding import choose_decoding
@@ -58,11 +62,17 @@ def run(config: Config, folder: Path, resume: bool = False) -> Record:
     another process trains in it, this one waits, and then loads what that left.
     """
     check_head(config)  # a wrong name is refused before pictures are read
-    folder, faces = Path(folder), prepare_faces(config, SELECTION)  # no test picture yet
-    if found := _finished(faces, folder):
+    folder, faces = Path(folder), together.first_alone(lambda: prepare_faces(config, SELECTION))  # no test picture yet
+    if found := together.agreed(_finished(faces, folder)):
         return found
-    with paths.alone(folder / "config.json"):
-        return _finished(faces, folder) or _run(faces, folder, resume)
+    first = world()[0] == 0
+    with paths.alone(folder / "config.json") if first else nullcontext():
+        if found := together.agreed(_finished(faces, folder) if first else None):
+            return found
+        if not first:
+            train_faces(faces, folder, resume)
+        record = _run(faces, folder, resume) if first else None
+    return cast(Record, together.agreed(record))
 
 
 def _finished(faces: Faces, folder: Path) -> Record | None:

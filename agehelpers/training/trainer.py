@@ -16,8 +16,9 @@ from torchmetrics.regression import MeanAbsoluteError
 
 from agehelpers.config import Config
 from agehelpers.data.dataset import FaceDataset
-from agehelpers.devices import autocast, keep_freed_memory, pick_precision
+from agehelpers.devices import autocast, keep_freed_memory, pick_precision, world
 from agehelpers.methods.model import AgeEstimationModel
+from agehelpers.training.together import shared
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -58,11 +59,13 @@ class Trainer:
             keep_freed_memory()
         self.precision = pick_precision(config, self.device)
         self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.rank, self.world = world()
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema),
                                       use_buffers=True) if config.ema else None
         if config.ema and 1 > (1 - config.ema) * (steps := config.epochs * self.steps):
             warnings.warn(f"ema={config.ema:g} averages the weights of more steps than the {steps} of this training: "
                           "use more epochs, or --set ema=0.9 (or 0)", stacklevel=2)
+        self.outputs = shared(self.model)
         half = self.precision == torch.float16  # a fused step that the scaler skips leaves momentum uninitialised
         self.optimizer = build_optimizer(self.model, config, fused=not half)
         self.schedule = build_schedule(self.optimizer, config, self.steps)
@@ -86,9 +89,13 @@ class Trainer:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
 
-    def learn(self, images: Tensor, ages: Tensor, attributes: Tensor | None = None) -> None:
-        """One step: forward, backward, update; metrics, of the age alone, weighted by the batch's size."""
-        torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step))  # mixing; dropout, if any
+    def learn(self, images: Tensor, ages: Tensor, attributes: Tensor | None = None, *, pictures: int = 0
+              ) -> None:
+        """One step: forward, backward, update; metrics, of the age alone, weighted by the batch's size.
+
+        `pictures`: those of the whole batch, where several processes share it.
+        """
+        torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step) + self.rank)  # mixing; dropout, if any
         model, share, other = self.model, 1.0, torch.arange(len(ages))
         if self.config.mixup:  # Zhang et al., ICLR 2018, arXiv 1710.09412
             share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
@@ -100,20 +107,24 @@ class Trainer:
             return loss if share == 1 else share * loss + (1 - share) * head.loss(outputs, labels[other])
 
         with autocast(self.device, self.precision):
-            outputs, guesses = model.outputs(images.contiguous(memory_format=torch.channels_last))
+            outputs, guesses = self.outputs(images.contiguous(memory_format=torch.channels_last))
         loss = total = mixed(model.head, outputs, ages)
         if guesses is not None and attributes is not None:
             total = loss + self.config.auxiliary * mixed(model.attributes, guesses, attributes)
         self.optimizer.zero_grad()
-        self.scaler.scale(total.mean()).backward()
+        counts = self.world == 1 or self.rank < pictures
+        # averaged over the processes, that is the mean of the whole batch
+        mean = total.mean() if self.world == 1 else total.sum() * (counts * self.world / pictures)
+        self.scaler.scale(mean).backward()
         self._watch(total)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
-        self.loss.update(loss.detach(), torch.ones_like(loss))  # a plain 1.0 would be copied to the GPU each time
-        self.mae.update(self.model.head.ages(outputs.detach()), ages)
+        if counts:
+            self.loss.update(loss.detach(), torch.ones_like(loss))  # a plain 1.0 would be copied to the GPU each time
+            self.mae.update(self.model.head.ages(outputs.detach()), ages)
         self.step += 1
 
     def _watch(self, loss: Tensor) -> None:

@@ -1,0 +1,96 @@
+"""Several processes that train one model, by PyTorch's own DistributedDataParallel, started by its ``torchrun``.
+
+    torchrun --nproc-per-node 2 -m agehelpers train --profile gpu
+
+Each process computes its share of every batch: `batch_size` is that of all together, every picture is seen once an
+epoch, gradients and metrics are those of the whole batch. The first process alone writes. Alone, all of this is idle.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from agehelpers.devices import world
+from agehelpers.methods.model import AgeEstimationModel
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def processes() -> Iterator[None]:
+    """The block is one of the processes that torchrun started, each on its own GPU where there are any; else alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        if distributed.get_rank() == 0:
+            yield
+        else:
+            os.environ["TQDM_DISABLE"] = "1"
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                yield
+    finally:
+        distributed.destroy_process_group()
+
+
+class _Outputs(nn.Module):
+    """What the wrapped model's training step calls."""
+
+    def __init__(self, model: AgeEstimationModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.model.outputs(images)
+
+
+def shared(model: AgeEstimationModel) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
+    """`model.outputs`, whose gradients are averaged over the processes; batch statistics, too, where there are GPUs."""
+    if world()[1] == 1:
+        return model.outputs
+    wrapped: nn.Module = _Outputs(model)
+    if next(model.parameters()).is_cuda:
+        wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
+    return DistributedDataParallel(wrapped)
+
+
+def equalise(*models: nn.Module | None) -> None:
+    """Give every process the first one's weights and statistics (which each has of its own share)."""
+    for model in (one for one in models if one is not None and world()[1] > 1):
+        for tensor in model.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+
+def gathered(own: list[Tensor]) -> list[Tensor]:
+    """All batches in order, on the CPU, of which each process has computed every `world`-th."""
+    size = world()[1]
+    if size == 1:
+        return own
+    parts: list[list[Tensor]] = [[] for _ in range(size)]
+    distributed.all_gather_object(parts, [one.cpu() for one in own])
+    return [parts[number % size][number // size] for number in range(sum(map(len, parts)))]
+
+
+def agreed(value: Result) -> Result:
+    """The first process's value, in every process."""
+    if world()[1] == 1:
+        return value
+    told = [value]
+    distributed.broadcast_object_list(told, 0)
+    return told[0]
+
+
+def first_alone(work: Callable[[], Result]) -> Result:
+    """`work` in the first process, then in all others: what it leaves in a cache they find there."""
+    result = work() if world()[0] == 0 else None
+    agreed(None)
+    return work() if result is None else result

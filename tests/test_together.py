@@ -1,0 +1,118 @@
+"""Two and three processes that train one model: each picture once an epoch, metrics of all, one writer, one result."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from agehelpers import paths
+from agehelpers.config import load_config
+from agehelpers.data import dataset as dataset_module
+from agehelpers.data.dataset import FaceDataset
+from agehelpers.training import together
+from agehelpers.training.checkpoints import load_checkpoint
+from agehelpers.training.records import load_record
+
+# Layer normalisation: nothing of a picture depends on the others of its share, so the results have to agree.
+SETTINGS = {"backbone": "timm/vit_tiny_patch16_224", "image_size": 32, "epochs": 3, "batch_size": 7,
+            "optimizer": "adamw", "lr": 0.002, "precision": "fp32", "checkpoint_steps": 2, "brightness": 0.3}
+
+
+def command(number, faces, name, *more, **settings):
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number), "--master-port",
+            str(20_000 + os.getpid() % 20_000), "-m", "agehelpers", "train", "--profile", "ci", "--faces", str(faces),
+            "--record", name, *more, "--set", *(f"{key}={value}" for key, value in {**SETTINGS, **settings}.items())]
+
+
+def trained(number, faces, name, *more, **settings):
+    done = subprocess.run(command(number, faces, name, *more, **settings), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[:3000]
+    return done
+
+
+def compare(name, other):
+    """History and predictions agree within a thousandth of a year, the metrics of training within rounding."""
+    one, two = load_record(name), load_record(other)
+    columns = ["train_loss", "train_mae", "val_loss", "val_mae", "lr"]
+    pd.testing.assert_frame_equal(one.history[columns], two.history[columns], rtol=1e-4, atol=1e-4)
+    assert one.predictions["prediction"].std() > 0.5  # it has learned to tell some apart
+    assert (one.predictions["prediction"] - two.predictions["prediction"]).abs().max() <= 0.002
+
+
+@pytest.mark.fault("training on two and three processes (torchrun, gloo)",
+                   "the result of one process, within 0.002 years a prediction; the first one alone writes")
+def test_several_processes_train_as_one(faces, monkeypatch):
+    for number in (1, 2, 3):
+        monkeypatch.setenv("AGEHELPERS_RUNS", str(paths.records_folder().parent / f"runs{number}"))
+        done = trained(number, faces, f"by_{number}")
+        assert done.stdout.count("epoch 3") == done.stdout.count("Run:") == done.stdout.count("test: MAE") == 1
+        assert not list(paths.runs_folder().rglob("*.part"))
+    again = trained(3, faces, "again", "--resume")  # finished: it is loaded
+    assert "epoch 1" not in again.stdout and "test: MAE" in again.stdout
+    compare("by_1", "by_2")
+    compare("by_1", "by_3")
+
+
+@pytest.mark.fault("killed with two processes, resumed with three, then with one", "the result of one, uninterrupted")
+def test_it_goes_on_with_another_number_of_processes(faces, monkeypatch):
+    trained(1, faces, "whole")
+    monkeypatch.setenv("AGEHELPERS_RUNS", str(paths.records_folder().parent / "other"))
+    killed = []
+    for number, resume in ((2, ()), (3, ("--resume",))):
+        begun = subprocess.Popen(command(number, faces, "parts", *resume), stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
+        until, wanted = time.monotonic() + 120, 1 if number == 2 else 8
+        while time.monotonic() < until and begun.poll() is None:
+            if files := list(paths.runs_folder().glob("*/last.safetensors")):
+                state = load_checkpoint(files[0])[1]
+                if 6 * state["epoch"] + state["step"] >= wanted:
+                    break
+            time.sleep(0.01)
+        for process in [*psutil.Process(begun.pid).children(recursive=True), psutil.Process(begun.pid)]:
+            process.kill()
+        begun.wait()
+        killed.append(not (paths.records_folder() / "parts").exists())
+    assert all(killed)
+    trained(1, faces, "parts", "--resume")
+    compare("whole", "parts")
+
+
+@pytest.mark.parametrize("pictures", [29, 30, 31, 64])
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_every_picture_is_in_one_share_of_one_batch(monkeypatch, pictures, size):
+    config = load_config("ci", {"batch_size": 10})
+    data = FaceDataset(np.zeros((pictures, 50, 50, 3), np.uint8), np.arange(pictures),
+                       np.arange(pictures, dtype=np.float32), config, augment=True)
+    sizes, seen = data.batch_sizes(1), []
+    for rank in range(size):
+        monkeypatch.setattr(dataset_module, "world", lambda rank=rank: (rank, size))
+        shares = [ages.tolist() for _, ages in data.training_batches(1)]
+        assert len(shares) == data.steps == len(sizes) and all(shares)
+        seen += [age for share, whole in zip(shares, sizes, strict=True) if rank < whole for age in share]
+        counted = [len(share) for share, whole in zip(shares, sizes, strict=True) if rank < whole]
+        assert all(abs(count - whole / size) < 1 for count, whole in zip(counted, sizes, strict=False))
+    assert sorted(seen) == list(range(pictures)) and sum(sizes) == pictures
+    monkeypatch.setattr(dataset_module, "world", lambda: (0, 1))
+    every = [age for share in (0, 1, 2) for _, ages in data.evaluation_batches(8, (share, 3)) for age in ages.tolist()]
+    assert sorted(every) == list(range(pictures))
+
+
+def test_alone_nothing_is_shared(monkeypatch):
+    with together.processes():
+        assert together.agreed(3) == 3 and together.first_alone(lambda: 4) == 4
+        one = [torch.zeros(2)]
+        assert together.gathered(one) is one
+        together.equalise(torch.nn.Linear(1, 1), None)
+
+
+def test_batches_come_back_in_order(monkeypatch):
+    parts = [[torch.tensor([float(number)]) for number in numbers] for numbers in ((0, 2, 4), (1, 3))]
+    monkeypatch.setattr(together, "world", lambda: (0, 2))
+    monkeypatch.setattr(together.distributed, "all_gather_object", lambda into, own: into.__setitem__(slice(2), parts))
+    assert torch.cat(together.gathered(parts[0])).tolist() == [0, 1, 2, 3, 4]
