@@ -239,7 +239,8 @@ def test_what_is_added_to_an_error_is_added_once(tmp_path):
 def test_an_interrupt_says_how_to_go_on(how, faces, tmp_path):
     command = [sys.executable, "-m", "agehelpers", "train", "--profile", "ci", "--faces", str(faces), "--set",
                "epochs=200", "image_size=24", "batch_size=12", "checkpoint_steps=2"]
-    begun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    begun = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job may ignore it
     assert begun.stdout is not None and begun.stderr is not None
     for _ in range(2000):
         if list(paths.runs_folder().glob("*/last.safetensors")):
