@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TQDM_DISABLE ?= $(if $(CI),1,)
 
-.PHONY: notebooks test test-faults test-methods test-browser lab site outputs records benchmark lock clean
+.PHONY: notebooks test test-faults test-methods test-workers test-browser lab site outputs records benchmark lock clean
 
 notebooks: .env-stamp
 	mkdir -p build
@@ -27,6 +27,12 @@ test: .env-stamp
 test-faults: .env-stamp
 	AGEHELPERS_TEST_KILLS=200 AGEHELPERS_TEST_CASES=20000 AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 		$(BIN)/pytest --quiet -n 2 -m fault --faults docs/faults.md tests
+
+# Four workers, some of them killed, on a grid in PostgreSQL, which is started and stopped (apt-get install postgresql).
+test-workers: .env-stamp
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[workers]'
+	AGEHELPERS_TEST_WORKERS=1 AGEHELPERS_TEST_KILLS=40 AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
+		$(BIN)/pytest --quiet tests/test_workers.py
 
 # Every method at its full width: memorises faces, round trip through a checkpoint (about ten minutes, 10 GB of memory).
 test-methods: .env-stamp

@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
                                  "by which `predict` aligns whole photos (some minutes)")
         if name == "grid":
             command.add_argument("--cells", type=int, default=0, help="stop after this many cells (0: all)")
+            command.add_argument("--storage", metavar="URL", help="a database that shares the cells among machines; a "
+                                 "shared folder of runs needs none")
 
     methods = commands.add_parser("methods", help="every method: its source, network, head and cost")
     methods.add_argument("--size", type=int, default=64, help="side of the pictures that the cost is counted for")
@@ -178,7 +180,7 @@ def _grid(options: argparse.Namespace) -> int:
     folder = grid.grid_folder(config)
     print(f"Grid: {paths.relative(folder)}")
     _refuse_unasked_resume(folder, grid.JOURNAL, options)
-    table = grid.search(config, folder, options.cells)
+    table = grid.search(config, folder, options.cells, storage=options.storage)
     print(table.to_string(index=False))
     if options.record and grid.to_do(grid.grid_of(config), table):
         print("The grid is not complete: no record was kept. Go on with --resume.")

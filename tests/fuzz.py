@@ -29,7 +29,7 @@ from agehelpers.data.decoder import open_picture
 from agehelpers.data.labels import read_listed
 from agehelpers.photos.align import load_aligner
 from agehelpers.photos.estimator import Estimator
-from agehelpers.training import grid, records
+from agehelpers.training import grid, records, workers
 from agehelpers.training.checkpoints import load_model
 
 SECONDS, MEMORY = 20, 3 * 2**30  # of one case; bytes beyond those taken at the start
@@ -102,7 +102,7 @@ class Kinds:
             "record": {name: content for name, content in whole.items() if name.endswith((".csv", ".json"))},
             "checkpoint": {"best.safetensors": whole["best.safetensors"]},
             "aligner": {"aligner.safetensors": whole["aligner.safetensors"]},
-            "grid's journal": {grid.JOURNAL: (run / "grid" / grid.JOURNAL).read_bytes()}}
+            "grid's journal": {workers.JOURNAL: (run / "grid" / workers.JOURNAL).read_bytes()}}
         self.read: dict[str, Callable[[Path], Any]] = {
             "picture": open_picture, "photo": self.photo, "table of pictures": read_listed, "record": self.record,
             "checkpoint": load_model, "aligner": load_aligner, "grid's journal": self.journal}
@@ -126,7 +126,7 @@ class Kinds:
         records.read_record(folder)
 
     def journal(self, file: Path) -> None:
-        grid.cells_table(grid._study(file.parent))
+        grid.cells_table(workers.open_study(file.parent))
 
 
 def watch(place: Path, noted: list[str]) -> None:

@@ -22,7 +22,7 @@ from agehelpers.config import Config, config_from_dict, load_config, parse_setti
 from agehelpers.data.labels import read_listed
 from agehelpers.data.names import parse_name
 from agehelpers.photos.align import Aligner, save_aligner
-from agehelpers.training import grid
+from agehelpers.training import grid, workers
 
 CASES, SEED = int(os.environ.get("AGEHELPERS_TEST_CASES", "500")), int(os.environ.get("AGEHELPERS_TEST_SEED", "0"))
 
@@ -33,7 +33,7 @@ def stock(trained, tmp_path_factory):
     place = tmp_path_factory.mktemp("fuzz")
     shutil.copytree(trained, place / "run", ignore=shutil.ignore_patterns("last*", ".*"))
     save_aligner(place / "run" / "aligner.safetensors", Aligner(), {"pictures": 1})
-    study = grid._study(place / "run" / "grid")
+    study = workers.open_study(place / "run" / "grid")
     for lr in (0.1, 0.2):
         study.add_trial(create_trial(value=lr, params={"lr": lr, "weight_decay": 0.0, "momentum": 0.9}, user_attrs={
             "budget": "short"}, distributions={key: FloatDistribution(0.0, 1e40) for key in grid.SEARCHED}))

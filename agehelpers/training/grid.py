@@ -6,7 +6,6 @@ Talwalkar, AISTATS 2016, arXiv 1502.07943). On UTKFace that is a third of the ti
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
 from collections.abc import Mapping
@@ -22,13 +21,12 @@ from agehelpers.data.faces import SELECTION, Faces, prepare_faces
 from agehelpers.methods.heads import check_head
 from agehelpers.training.records import circumstances, write_record
 from agehelpers.training.runs import run_folder, settings_digest, train_faces
+from agehelpers.training.workers import JOURNAL, Cell, open_study, work
 
 if TYPE_CHECKING:
     import optuna
 
-Cell = dict[str, float]  # a value for each of SEARCHED
 SEARCHED = ("lr", "weight_decay", "momentum")
-JOURNAL = "journal.log"  # Optuna's storage in a grid's folder
 COLUMNS = [*SEARCHED, "budget", "val_mae", "val_loss", "train_mae", "seconds", "state"]
 
 
@@ -147,11 +145,12 @@ def to_do(grid: Grid, table: pd.DataFrame, halving: bool = True) -> list[tuple[C
     return missing(best(looked[[_key(row) in keys for _, row in looked.iterrows()]], 1), "full")
 
 
-def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -> pd.DataFrame:
+def search(config: Config, folder: Path, cells: int = 0, halving: bool = True, storage: str | None = None
+           ) -> pd.DataFrame:
     """Search the grid of `config`'s profile in `folder`, going on where an earlier search stopped.
 
-    A cell that a killed process left unfinished is trained on from its checkpoint. Test pictures are not read. Where
-    another process searches in `folder`, this one waits.
+    A cell that a killed process left unfinished is trained on from its checkpoint. Test pictures are not read.
+    Processes that search in one `folder`, or on one `storage`, share the cells (`workers`).
 
     Parameters
     ----------
@@ -163,6 +162,8 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -
         Stop after this many trainings, 0: all.
     halving : bool
         False trains every cell at the full budget.
+    storage : str, optional
+        URL of a database in place of the journal, such as postgresql+psycopg://user@host/name.
 
     Returns
     -------
@@ -172,65 +173,34 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True) -
     """
     config, folder = budgeted(config), Path(folder)
     check_head(config)  # a wrong name is refused before pictures are read
-    with paths.alone(folder / "config.json"):
-        return _search(config, folder, cells, halving)
+    with paths.naming(folder / JOURNAL):
+        grid, study = grid_of(config), open_study(folder, storage, folder.name if storage else "grid")
+        faces = {"full": prepare_faces(config, SELECTION)}
+        if halving:  # on the same decoded pixels: on a GPU, too, they are there once
+            faces["short"] = prepare_faces(shortened(config), SELECTION, faces["full"].pixels)
 
+        def train_one(cell: Cell, budget: str) -> dict[str, float]:
+            setting = dataclasses.replace(faces[budget].config, **cell)  # type: ignore[arg-type]
+            places.append(folder / f"cell-{settings_digest(setting, faces[budget].split)}")
+            try:
+                return train_cell(dataclasses.replace(faces[budget], config=setting), places[-1])
+            except FloatingPointError:  # diverged
+                return {}
 
-def _search(config: Config, folder: Path, cells: int, halving: bool) -> pd.DataFrame:
-    grid, study = grid_of(config), _study(folder)
-    faces = {"full": prepare_faces(config, SELECTION)}
-    if halving:  # on the same decoded pixels: on a GPU, too, they are there once
-        faces["short"] = prepare_faces(shortened(config), SELECTION, faces["full"].pixels)
-    trained = 0
-    while (left := to_do(grid, cells_table(study), halving)) and (not cells or trained < cells):
-        cell, budget = left[0]
-        _train_cell(study, cell, budget, faces[budget], folder)
-        trained += 1
-    if not left:  # what a process left that was killed between the journal and tidying up
-        for spare in folder.glob("cell-*"):
-            shutil.rmtree(spare, ignore_errors=True)
+        trained, places = 0, list[Path]()
+        while (left := to_do(grid, cells_table(study), halving)) and (not cells or trained < cells):
+            if done := work(study, folder, left, train_one):
+                trained += done
+                shutil.rmtree(places[-1], ignore_errors=True)
     table = cells_table(study)
-    write_record(folder, circumstances(faces["full"], float(table["seconds"].sum()), ("optuna",)) | {
-        "axes": dataclasses.asdict(grid), "short": SHORT[config.profile] if halving else None}, {"grid": table})
+    with paths.alone(folder / "config.json"):
+        for spare in folder.glob("cell-*") if not left else ():  # of a process killed between storage and tidying up
+            shutil.rmtree(spare, ignore_errors=True)
+        for lock in folder.glob(".trial-*.lock") if not left else ():
+            lock.unlink(missing_ok=True)
+        write_record(folder, circumstances(faces["full"], float(table["seconds"].sum()), ("optuna",)) | {
+            "axes": dataclasses.asdict(grid), "short": SHORT[config.profile] if halving else None}, {"grid": table})
     return table
-
-
-def _study(folder: Path) -> optuna.Study:
-    """Optuna's study in the journal of `folder`, made on first use."""
-    optuna = paths.needed("optuna", "the grid", "optuna")
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        journal = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-        study = optuna.create_study(storage=journal, study_name="grid", direction="minimize", load_if_exists=True)
-        cells_table(study)
-    except OSError:
-        raise
-    except Exception as error:  # Optuna checks no journal: it fails wherever it stumbles
-        raise ValueError(f"{folder / JOURNAL}: not the journal of a grid, or damaged ({type(error).__name__}: "
-                         f"{error}); remove it to begin anew") from error
-    return study
-
-
-def _train_cell(study: optuna.Study, cell: Cell, budget: str, faces: Faces, folder: Path) -> None:
-    """Train one cell, from its checkpoint if a killed process left one, and add it to the journal.
-
-    It enters the journal when it is finished, so a process that dies leaves nothing there to clean up.
-    """
-    from optuna.distributions import FloatDistribution
-    from optuna.trial import TrialState, create_trial
-
-    setting = dataclasses.replace(faces.config, **cell)  # type: ignore[arg-type]
-    place = folder / f"cell-{settings_digest(setting, faces.split)}"
-    row: dict[str, float] = {}
-    with contextlib.suppress(FloatingPointError):  # diverged
-        row = train_cell(dataclasses.replace(faces, config=setting), place)
-    study.add_trial(create_trial(
-        state=TrialState.COMPLETE if row else TrialState.PRUNED, value=row.get("val_mae"), params=cell,
-        distributions={key: FloatDistribution(0.0, 1e40) for key in SEARCHED}, user_attrs={"budget": budget} | row))
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def train_cell(faces: Faces, place: Path) -> dict[str, float]:

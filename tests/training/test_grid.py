@@ -10,7 +10,7 @@ from optuna.trial import TrialState, create_trial
 from agehelpers import paths
 from agehelpers.config import load_config
 from agehelpers.data.faces import Faces
-from agehelpers.training import grid, resume
+from agehelpers.training import grid, resume, workers
 from agehelpers.training.grid import SEARCHED, Grid, best_cell, budgeted, grid_of, search, to_do
 from agehelpers.training.records import load_record, save_record
 
@@ -174,7 +174,7 @@ def test_a_diverging_cell_is_a_row_and_never_wins(config, tmp_path, monkeypatch)
 
 
 def test_a_trial_that_another_program_left_running_is_no_row(tmp_path):
-    study = grid._study(tmp_path)
+    study = workers.open_study(tmp_path)
     free = {key: FloatDistribution(0.0, 1.0) for key in SEARCHED}
     for state in (TrialState.RUNNING, TrialState.FAIL, TrialState.COMPLETE):
         study.add_trial(create_trial(state=state, value=5.0 if state == TrialState.COMPLETE else None,
@@ -216,7 +216,7 @@ def test_the_folder_of_a_grid_does_not_depend_on_what_the_grid_replaces(config):
 
 @pytest.mark.parametrize("content", [b"{\n{}\n", b"\x80\n\n", b'{"op_code": 0}\n{"op_code": 99}\n', b"[]\n[]\n"])
 def test_a_damaged_journal_is_an_error_that_names_it(tmp_path, content):
-    (tmp_path / grid.JOURNAL).write_bytes(content)
-    with pytest.raises(ValueError, match=r"journal\.log: not the journal of a grid, or damaged"):
-        grid._study(tmp_path)
-    assert (tmp_path / grid.JOURNAL).read_bytes() == content
+    (tmp_path / workers.JOURNAL).write_bytes(content)
+    with pytest.raises(ValueError, match=r"journal\.log: not the storage of a grid, or damaged"):
+        workers.open_study(tmp_path)
+    assert (tmp_path / workers.JOURNAL).read_bytes() == content

@@ -1,0 +1,143 @@
+"""One grid, any number of workers: Optuna's storage says which cells are waiting, running and done.
+
+The storage is a journal in a shared folder, or a database. A cell belongs to the worker whose trial of it has the
+lowest number. Of a worker that died, the trial fails and the cell is free again: a database knows it by missing
+heartbeats, a journal by a lock file that nobody holds.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agehelpers import paths
+
+if TYPE_CHECKING:
+    import optuna
+
+Cell = dict[str, float]
+JOURNAL = "journal.log"  # Optuna's storage in a grid's folder
+HEARTBEAT = 60  # seconds between those of a worker at a database; after twice as many it is taken for dead
+
+
+def open_study(folder: Path, storage: str | None = None, name: str = "grid") -> optuna.Study:
+    """Optuna's study in the journal of `folder`, or of that `name` in the database `storage` (a URL of SQLAlchemy's).
+
+    It is made on first use. ValueError where the journal is damaged or the database cannot be reached.
+    """
+    optuna = paths.needed("optuna", "the grid", "optuna")
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    for again in (3, 2, 1, 0) if storage else (0,):  # two that make the tables of a database get into each other's way
+        try:
+            if storage:
+                with _quiet():
+                    kept: Any = optuna.storages.RDBStorage(storage, heartbeat_interval=HEARTBEAT,
+                                                           grace_period=2 * HEARTBEAT)
+            else:
+                kept = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+            study = optuna.create_study(storage=kept, study_name=name, direction="minimize", load_if_exists=True)
+            for trial in study.trials:
+                _what(trial)
+            return study
+        except OSError:
+            raise
+        except Exception as error:  # Optuna checks no journal: it fails wherever it stumbles
+            if not again:
+                where, remedy = (storage.rpartition("@")[2], "check its address") if storage else (
+                    folder / JOURNAL, "remove it to begin anew")
+                raise ValueError(f"{where}: not the storage of a grid, or damaged ({type(error).__name__}: {error}); "
+                                 f"{remedy}") from error
+            time.sleep(1)
+    raise AssertionError("not reached")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Heartbeats are old enough, since 2021, to do without Optuna's warning that they are experimental."""
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def _what(trial: Any) -> tuple[tuple[tuple[str, float], ...], str | None]:
+    """Cell and budget of a trial, also of one that has not begun."""
+    cell = trial.system_attrs.get("fixed_params") or trial.params
+    return tuple(sorted((key, float(value)) for key, value in cell.items())), trial.user_attrs.get("budget")
+
+
+def _trials(study: optuna.Study, *states: str) -> list[Any]:
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in states]
+
+
+class _TakenError(Exception):
+    """Another worker has this cell."""
+
+
+def work(study: optuna.Study, folder: Path, left: Sequence[tuple[Cell, str]],
+         train: Callable[[Cell, str], dict[str, float]]) -> int:
+    """Train one of the cells that are `left`, with its budget, or wait a moment where others have them all; how many.
+
+    `train` gives the cell's figures, val_mae among them, or nothing where it diverged.
+    """
+    import optuna
+    from filelock import FileLock, Timeout
+
+    def lock(number: int) -> Any:
+        return FileLock(folder / f".trial-{number}.lock")
+
+    by_locks = not hasattr(study._storage, "get_heartbeat_interval")
+    for trial in _trials(study, "RUNNING") if by_locks else ():
+        try:
+            with lock(trial.number).acquire(timeout=0):  # nobody holds it: its worker is dead
+                if study.get_trials(deepcopy=False)[trial.number].state.name == "RUNNING":
+                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        except Timeout:
+            pass
+    if not by_locks:
+        with _quiet():
+            optuna.storages.fail_stale_trials(study)
+    begun = {_what(trial) for trial in _trials(study, "RUNNING")}
+    free = [(cell, budget) for cell, budget in left if (tuple(sorted(cell.items())), budget) not in begun]
+    if not free:
+        time.sleep(0.2)
+        return 0
+    if (tuple(sorted(free[0][0].items())), free[0][1]) not in {_what(trial) for trial in _trials(study, "WAITING")}:
+        study.enqueue_trial(free[0][0], user_attrs={"budget": free[0][1]})
+    trained = []
+
+    def objective(trial: optuna.Trial) -> float:
+        held = lock(trial.number).acquire() if by_locks else None
+        try:
+            everything = study.get_trials(deepcopy=False)
+            own = everything[trial.number]
+            if own.state.name != "RUNNING" or _what(own)[1] is None or any(
+                    _what(other) == _what(own) and other.state.name != "FAIL" for other in everything[:trial.number]):
+                raise _TakenError
+            cell = {key: trial.suggest_float(key, 0.0, 1e40) for key in free[0][0]}
+            row = train(cell, str(_what(own)[1]))
+            trained.append(cell)
+            for key, value in row.items():
+                trial.set_user_attr(key, value)
+            if not row:
+                raise optuna.TrialPruned
+            return row["val_mae"]
+        finally:
+            if held is not None:
+                held.lock.release()
+
+    try:
+        study.optimize(objective, n_trials=1, catch=(_TakenError,))
+    except ValueError as error:  # taken for dead by another worker, whose trial of the cell counts
+        if "Cannot tell a" not in str(error):
+            raise
+        return 0
+    return len(trained)
