@@ -15,7 +15,7 @@ SHORT: dict[str, Any] = {"protocol": "selection", "epochs": 3}  # in which each 
 FINE = {"optimizer": "adamw", "weight_decay": 0.05}
 OURS: dict[str, Any] = {**LITE0, **FINE, "head": "distribution", "sigma": 2.0, "l1_weight": 0.1, "decode": "median"}
 COMPARED = ("l1", "l2", "huber", "cross_entropy", "dldl", "dldl_v2", "sord", "mean_variance", "ordinal", "coral",
-            "corn", "compare", "spatial_transformer", "parts", "nested", "ssrnet")
+            "corn", "compare", "spatial_transformer", "ssrnet")  # several views take three and four times as long
 FACTORS = (1 / 3, 1, 3)  # of a row's own rate
 FROM_SCRATCH = ("distribution", "plain", "resnet101", "efficientnet", "seresnet", "vit", "dex", "dexor")
 
@@ -57,7 +57,7 @@ def heads() -> Table:
     """Each compared method at the best of its rates, with three seeds, judged on the test of `holdout`."""
     best = best_rates()
     rows = {name: {**_settings(name), "lr": best[name]} for name in ("base", *COMPARED)}
-    return Table(rows, BUDGET | {"protocol": "holdout"}, seeds=(0, 1, 2), part="test")
+    return Table(rows, BUDGET | {"protocol": "holdout"}, seeds=(0, 1), part="test")
 
 
 def networks() -> Table:
