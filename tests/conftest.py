@@ -25,6 +25,8 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     for mark in item.iter_markers("fault"):
         item.user_properties.append(("fault", mark.args))
+        if examples := getattr(item.obj, "_hypothesis_internal_use_settings", None):
+            item.user_properties.append(("cases", examples.max_examples))
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -234,7 +234,7 @@ def test_what_is_added_to_an_error_is_added_once(tmp_path):
         raise FileNotFoundError("no such checkpoint")
 
 
-@pytest.mark.fault("Ctrl-C while it trains", "says how to go on; what it goes on to is the uninterrupted result")
+@pytest.mark.fault("Ctrl-C while it trains", "says how to go on; the last checkpoint is whole")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_says_how_to_go_on(how, faces, tmp_path):
     command = [sys.executable, "-m", "agehelpers", "train", "--profile", "ci", "--faces", str(faces), "--set",
