@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from agehelpers.evaluation.methods import method_errors, pairwise
+from agehelpers.evaluation.methods import method_errors, pairwise, summary
 
 N = 400
 LABELS = pd.DataFrame({"name": [f"{n}.jpg" for n in range(N)], "cluster": np.arange(N)})
@@ -24,6 +24,16 @@ def made(offsets: dict[str, float], seeds: int = 3, noise: float = 0.02) -> pd.D
 def test_errors_of_a_method_by_hand():
     table = pd.DataFrame({"name": ["a", "b"], "age": [20, 30], "one, two, 0": [21.0, 27], "one, two, 1": [19.0, 30]})
     assert {name: error.tolist() for name, error in method_errors(table).items()} == {"one, two": [[1, 3], [1, 0]]}
+
+
+def test_the_summary_of_methods_by_hand():
+    tests = pd.DataFrame({"name": LABELS["name"], "age": [20] * 300 + [75] * 100} | {
+        f"one, {seed}": [22.0 + seed] * 300 + [65.0 - seed] * 100 for seed in range(2)} | {"two, 0": [20.0] * N})
+    two, one = summary(tests.assign(**{"two, 0": tests["age"] + 1.0}), LABELS).to_dict("records")
+    assert (two["method"], two["seeds"], two["mae"], two["cs5"], one["seeds"]) == ("two", 1, 1.0, 1.0, 2)
+    assert one["mae"] == pytest.approx(0.75 * 2.5 + 0.25 * 10.5) and one["balanced_mae"] == pytest.approx(6.5)
+    assert (one["lowest"], one["highest"], one["cs5"]) == (0.75 * 2 + 0.25 * 10, 0.75 * 3 + 0.25 * 11, 0.75)
+    assert one["low"] < one["mae"] < one["high"] and two["low"] == two["high"] == 1
 
 
 def test_a_large_difference_is_found_and_a_small_one_is_not():
