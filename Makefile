@@ -1,9 +1,10 @@
 # make notebooks: the whole series, executed    make test: everything that CI checks    make lab: JupyterLab
 PYTHON ?= python3
 BIN := .venv/bin
+NEWEST ?= 3.13
 export TQDM_DISABLE ?= $(if $(CI),1,)
 
-.PHONY: notebooks test test-faults test-methods test-workers test-browser lab site outputs records benchmark lock clean
+.PHONY: notebooks test test-faults test-methods test-workers test-matrix test-browser audit lab site outputs records benchmark lock clean
 
 notebooks: .env-stamp
 	mkdir -p build
@@ -33,6 +34,20 @@ test-workers: .env-stamp
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[workers]'
 	AGEHELPERS_TEST_WORKERS=1 AGEHELPERS_TEST_KILLS=40 AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 		$(BIN)/pytest --quiet tests/test_workers.py
+
+# Known security faults of what is in the lock (asks PyPI; needs its network).
+audit: .env-stamp
+	$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit
+	build/audit/bin/pip-audit --no-deps --disable-pip --requirement requirements.lock
+
+# The oldest Python with the lowest versions of what it needs, and the newest with the newest (needs uv; half an hour).
+test-matrix:
+	uv venv --quiet --python 3.11 build/oldest
+	uv pip install --quiet --python build/oldest --resolution lowest-direct --editable '.[notebooks,photos,export,pretrained,test,site]'
+	uv venv --quiet --python $(NEWEST) build/newest
+	uv pip install --quiet --python build/newest --upgrade --editable '.[notebooks,photos,export,pretrained,test,site]'
+	for corner in oldest newest; do AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
+		build/$$corner/bin/python -m pytest --quiet -n 2 tests || exit 1; done
 
 # Every method at its full width: memorises faces, round trip through a checkpoint (about ten minutes, 10 GB of memory).
 test-methods: .env-stamp

@@ -21,18 +21,19 @@ from agehelpers.data.splits import make_split, split_hash
 from agehelpers.evaluation import comparison, label_quality
 from agehelpers.evaluation.errors import balanced_mae, bias, cs, running_median
 from agehelpers.evaluation.intervals import coverage
+from agehelpers.evaluation.methods import summary
 from agehelpers.evaluation.subgroups import by_subgroup, citable
 from agehelpers.photos.estimator import PACKAGED
 from agehelpers.training.records import Record, load_record
 from agehelpers.training.runs import latest_run
-from tools import ablation
+from tools import ablation, methods
 from tools.plan import PLAN
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent / "templates"), undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
 PAGES = {"README.md": ("headline",), "docs/results.md": ("results", "start", "intervals"),
-         "docs/recipe.md": ("ablation",)}  # blocks of each page; a block is a template and a function below
+         "docs/recipe.md": ("ablation",), "docs/related_works.md": ("methods",)}  # blocks of each page; a block is a template and a function below
 RECIPES: tuple[dict[str, str], ...] = (  # families of records on `holdout`, ours on the same network first
     {"laptop_lite0": "ours", "laptop_holdout": "ours on a larger network, the profile `laptop`",
      "start_printed": "the starting point's, as printed",
@@ -106,6 +107,13 @@ def ablation_block() -> str:
     """Markdown: what each part of the recipe is worth, from the records of `ablation.TABLES` that are there."""
     names = [name for name in ablation.TABLES if (paths.records_folder() / name).is_dir()]
     return render("ablation", tables={name: load_record(name).tables["effects"].to_dict("records") for name in names})
+
+
+def methods_block() -> str:
+    """Markdown: the comparisons of methods that are there, by rising error on the same test pictures."""
+    names = [name for name in methods.TABLES if (paths.records_folder() / name / "tests.csv.gz").is_file()]
+    return render("methods", tables={name: summary(load_record(name).tables["tests"], utkface_labels()).to_dict(
+        "records") for name in names})
 
 
 def intervals_block() -> str:
