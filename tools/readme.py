@@ -33,7 +33,8 @@ TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).resolve().parent / "templates"), undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
 PAGES = {"README.md": ("headline",), "docs/results.md": ("results", "start", "intervals"),
-         "docs/recipe.md": ("ablation",), "docs/related_works.md": ("methods",)}  # blocks of each page; a block is a template and a function below
+         "docs/recipe.md": ("ablation",),
+         "docs/related_works.md": ("methods",)}  # blocks of each page; a block is a template and a function below
 RECIPES: tuple[dict[str, str], ...] = (  # families of records on `holdout`, ours on the same network first
     {"laptop_lite0": "ours", "laptop_holdout": "ours on a larger network, the profile `laptop`",
      "start_printed": "the starting point's, as printed",
