@@ -30,12 +30,15 @@ def pytest_runtest_setup(item):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """With --faults: a row a fault, of the tests that passed; cases are a test's own count, else its parameters."""
+    """With --faults: a row a fault, of the tests that passed; cases are a test's own count, else its parameters.
+
+    Rows of tests that were not run stay as they are.
+    """
     if not (page := config.getoption("--faults")):
         return
     from tools.readme import with_block
 
-    rows, kinds, measured = {}, {}, {}
+    text, rows, kinds, measured = Path(page).read_text(), {}, {}, {}
     for report in terminalreporter.stats.get("passed", []):
         told = dict(report.user_properties)
         if report.when == "call" and "fault" in told:
@@ -43,15 +46,17 @@ def pytest_terminal_summary(terminalreporter, config):
             rows[what] = rows.get(what, 0) + told.get("cases", 1)
             kinds |= told.get("kinds", {})
             measured |= {what: told["measured"]} if "measured" in told else {}
-    lines = ["| fault | what has to happen, and did | cases |", "|---|---|---|"]
-    lines += [f"| {what} | {outcome} | {measured.get((what, outcome), f'{cases:,}')} |"
-              for (what, outcome), cases in rows.items()]
-    lines += ["", "Files changed at random, by kind:", ""]
-    lines += ["| kind | cases | read | refused by name |", "|---|---|---|---|"]
-    lines += [f"| {kind} | {n['cases']:,} | {n['read']:,} | {n['refused']:,} |" for kind, n in kinds.items()]
-    text = Path(page).read_text()
-    Path(page).write_text(with_block(text, "\n".join(lines), "<!-- faults: begin (make test-faults) -->",
-                                     "<!-- faults: end -->"))
+    begin, end = "<!-- faults: begin (make test-faults) -->", "<!-- faults: end -->"
+    before = [line for line in text.partition(begin)[2].partition(end)[0].splitlines() if line.startswith("| ")]
+    faults = {line.split(" | ")[0][2:]: line for line in before if line.count(" | ") == 2 and "| fault |" not in line}
+    faults |= {what: f"| {what} | {outcome} | {measured.get((what, outcome), f'{cases:,}')} |"
+               for (what, outcome), cases in rows.items()}
+    changed = {line.split(" | ")[0][2:]: line for line in before if line.count(" | ") == 3 and "| kind |" not in line}
+    changed |= {kind: f"| {kind} | {n['cases']:,} | {n['read']:,} | {n['refused']:,} |" for kind, n in kinds.items()}
+    lines = ["| fault | what has to happen, and did | cases |", "|---|---|---|", *faults.values(), "",
+             "Files changed at random, by kind:", "", "| kind | cases | read | refused by name |", "|---|---|---|---|",
+             *changed.values()]
+    Path(page).write_text(with_block(text, "\n".join(lines), begin, end))
 
 
 @pytest.fixture(autouse=True)

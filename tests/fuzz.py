@@ -69,17 +69,17 @@ def changed(rng: random.Random, data: bytes) -> bytes:
     return bytes(made)
 
 
-def pictures() -> dict[str, bytes]:
+def pictures(side: int = 24) -> dict[str, bytes]:
     """A small picture in each format, some of them odd ones."""
     rng = np.random.default_rng(0)
-    face = Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8))
+    face = Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8))
     made = {}
     for name, form, picture, more in (
             ("a.jpg", "JPEG", face, {"exif": b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00"
                                      b"\x01\x00\x06\x00\x00\x00\x00\x00\x00"}),
             ("b.jpg", "JPEG", face.convert("CMYK"), {}), ("a.png", "PNG", face, {}),
             ("p.png", "PNG", face.quantize(), {}),
-            ("d.png", "PNG", Image.fromarray(rng.integers(0, 60000, (24, 24), dtype=np.uint16)), {}),
+            ("d.png", "PNG", Image.fromarray(rng.integers(0, 60000, (side, side), dtype=np.uint16)), {}),
             ("t.png", "PNG", face.convert("RGBA"), {}), ("a.webp", "WEBP", face, {}), ("a.bmp", "BMP", face, {}),
             ("a.gif", "GIF", face, {"save_all": True, "append_images": [face.rotate(90)]}),
             ("a.tif", "TIFF", face, {"compression": "tiff_lzw"}), ("b.tif", "TIFF", face, {"compression": "raw"})):
@@ -98,7 +98,7 @@ class Kinds:
         whole = {file.name: file.read_bytes() for file in sorted(run.iterdir()) if file.is_file()}
         listed = b"path,age,region\nface one.jpg,30,north\n\"a,b.jpg\",4,south\nc.jpg,,\n"
         self.valid: dict[str, dict[str, bytes]] = {
-            "picture": pictures(), "photo": pictures(), "table of pictures": {"listed.csv": listed},
+            "picture": pictures(), "photo": pictures(48), "table of pictures": {"listed.csv": listed},
             "record": {name: content for name, content in whole.items() if name.endswith((".csv", ".json"))},
             "checkpoint": {"best.safetensors": whole["best.safetensors"]},
             "aligner": {"aligner.safetensors": whole["aligner.safetensors"]},
