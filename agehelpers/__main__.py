@@ -48,8 +48,7 @@ def parser() -> argparse.ArgumentParser:
                                  "by which `predict` aligns whole photos (some minutes)")
         if name == "grid":
             command.add_argument("--cells", type=int, default=0, help="stop after this many cells (0: all)")
-            command.add_argument("--storage", metavar="URL", help="a database that shares the cells among machines; a "
-                                 "shared folder of runs needs none")
+            command.add_argument("--storage", metavar="URL", help="a database by which workers share the cells")
 
     methods = commands.add_parser("methods", help="every method: its source, network, head and cost")
     methods.add_argument("--size", type=int, default=64, help="side of the pictures that the cost is counted for")

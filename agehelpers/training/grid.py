@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,7 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True, s
     Parameters
     ----------
     config : Config
-        Its learning rate, weight decay and momentum are replaced cell by cell; `budgeted` is applied.
+        Learning rate, weight decay and momentum are replaced cell by cell; `budgeted` is applied.
     folder : Path
         Holds Optuna's journal, a folder a cell while it runs, and in the end config.json and grid.csv.
     cells : int
@@ -179,28 +180,36 @@ def search(config: Config, folder: Path, cells: int = 0, halving: bool = True, s
         if halving:  # on the same decoded pixels: on a GPU, too, they are there once
             faces["short"] = prepare_faces(shortened(config), SELECTION, faces["full"].pixels)
 
-        def train_one(cell: Cell, budget: str) -> dict[str, float]:
-            setting = dataclasses.replace(faces[budget].config, **cell)  # type: ignore[arg-type]
-            places.append(folder / f"cell-{settings_digest(setting, faces[budget].split)}")
-            try:
-                return train_cell(dataclasses.replace(faces[budget], config=setting), places[-1])
-            except FloatingPointError:  # diverged
-                return {}
-
         trained, places = 0, list[Path]()
         while (left := to_do(grid, cells_table(study), halving)) and (not cells or trained < cells):
-            if done := work(study, folder, left, train_one):
+            if done := work(study, folder, left, partial(_train_one, faces, folder, places)):
                 trained += done
                 shutil.rmtree(places[-1], ignore_errors=True)
     table = cells_table(study)
-    with paths.alone(folder / "config.json"):
-        for spare in folder.glob("cell-*") if not left else ():  # of a process killed between storage and tidying up
-            shutil.rmtree(spare, ignore_errors=True)
-        for lock in folder.glob(".trial-*.lock") if not left else ():
-            lock.unlink(missing_ok=True)
-        write_record(folder, circumstances(faces["full"], float(table["seconds"].sum()), ("optuna",)) | {
-            "axes": dataclasses.asdict(grid), "short": SHORT[config.profile] if halving else None}, {"grid": table})
+    _finish(folder, circumstances(faces["full"], float(table["seconds"].sum()), ("optuna",)) | {
+        "axes": dataclasses.asdict(grid), "short": SHORT[config.profile] if halving else None}, table, not left)
     return table
+
+
+def _finish(folder: Path, facts: Mapping[str, Any], table: pd.DataFrame, whole: bool) -> None:
+    """Write the record; of a `whole` grid remove the locks and what processes left that were killed while tidying."""
+    with paths.alone(folder / "config.json"):
+        for spare in folder.glob("cell-*") if whole else ():
+            shutil.rmtree(spare, ignore_errors=True)
+        for lock in folder.glob(".trial-*.lock") if whole else ():
+            lock.unlink(missing_ok=True)
+        write_record(folder, facts, {"grid": table})
+
+
+def _train_one(faces: Mapping[str, Faces], folder: Path, places: list[Path], cell: Cell, budget: str
+               ) -> dict[str, float]:
+    """Figures of a cell, nothing where it diverged; its folder is added to `places`."""
+    setting = dataclasses.replace(faces[budget].config, **cell)  # type: ignore[arg-type]
+    places.append(folder / f"cell-{settings_digest(setting, faces[budget].split)}")
+    try:
+        return train_cell(dataclasses.replace(faces[budget], config=setting), places[-1])
+    except FloatingPointError:
+        return {}
 
 
 def train_cell(faces: Faces, place: Path) -> dict[str, float]:

@@ -132,10 +132,7 @@ def outputs_of(model: AgeEstimationModel, images: Tensor, config: Config, device
 @torch.inference_mode()
 def raw_outputs(model: AgeEstimationModel, faces: FaceDataset, config: Config, share: tuple[int, int] = (0, 1)
                 ) -> Tensor:
-    """Raw outputs [N, K] for all of `faces`, unaugmented, at the image_size of `config`.
-
-    `share` (rank, number): of processes that all compute their part, and all get the whole.
-    """
+    """Raw outputs [N, K] of all `faces`, unaugmented, at `config`'s image_size; by processes that `share` the work."""
     model.to(faces.device).eval()
     batches = dataclasses.replace(faces, config=config).evaluation_batches(share=share)
     own = [outputs_of(model, images, config, faces.device) for images, _ in batches]

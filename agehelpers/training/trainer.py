@@ -91,10 +91,7 @@ class Trainer:
 
     def learn(self, images: Tensor, ages: Tensor, attributes: Tensor | None = None, *, pictures: int = 0
               ) -> None:
-        """One step: forward, backward, update; metrics, of the age alone, weighted by the batch's size.
-
-        `pictures`: those of the whole batch, where several processes share it.
-        """
+        """One step: forward, backward, update; metrics of the age alone. `pictures`: of a batch that is shared."""
         torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step) + self.rank)  # mixing; dropout, if any
         model, share, other = self.model, 1.0, torch.arange(len(ages))
         if self.config.mixup:  # Zhang et al., ICLR 2018, arXiv 1710.09412

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,57 +82,56 @@ class _TakenError(Exception):
     """Another worker has this cell."""
 
 
+def _lock(folder: Path, number: int) -> Any:
+    """Held by the worker that trains the trial of that number."""
+    from filelock import FileLock
+
+    return FileLock(folder / f".trial-{number}.lock")
+
+
+def _by_locks(study: optuna.Study) -> bool:
+    return not hasattr(study._storage, "get_heartbeat_interval")
+
+
+def free_dead(study: optuna.Study, folder: Path) -> None:
+    """Trials whose worker is dead fail, so that their cells are free."""
+    import optuna
+    from filelock import Timeout
+
+    if not _by_locks(study):
+        with _quiet():
+            optuna.storages.fail_stale_trials(study)
+        return
+    for trial in _trials(study, "RUNNING"):
+        try:
+            with _lock(folder, trial.number).acquire(timeout=0):  # nobody holds it
+                if study.get_trials(deepcopy=False)[trial.number].state.name == "RUNNING":
+                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        except Timeout:
+            pass
+
+
 def work(study: optuna.Study, folder: Path, left: Sequence[tuple[Cell, str]],
          train: Callable[[Cell, str], dict[str, float]]) -> int:
     """Train one of the cells that are `left`, with its budget, or wait a moment where others have them all; how many.
 
     `train` gives the cell's figures, val_mae among them, or nothing where it diverged.
     """
-    import optuna
-    from filelock import FileLock, Timeout
-
-    def lock(number: int) -> Any:
-        return FileLock(folder / f".trial-{number}.lock")
-
-    by_locks = not hasattr(study._storage, "get_heartbeat_interval")
-    for trial in _trials(study, "RUNNING") if by_locks else ():
-        try:
-            with lock(trial.number).acquire(timeout=0):  # nobody holds it: its worker is dead
-                if study.get_trials(deepcopy=False)[trial.number].state.name == "RUNNING":
-                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        except Timeout:
-            pass
-    if not by_locks:
-        with _quiet():
-            optuna.storages.fail_stale_trials(study)
-    begun = {_what(trial) for trial in _trials(study, "RUNNING")}
+    free_dead(study, folder)
+    begun, waiting = ({_what(trial) for trial in _trials(study, state)} for state in ("RUNNING", "WAITING"))
     free = [(cell, budget) for cell, budget in left if (tuple(sorted(cell.items())), budget) not in begun]
     if not free:
         time.sleep(0.2)
         return 0
-    if (tuple(sorted(free[0][0].items())), free[0][1]) not in {_what(trial) for trial in _trials(study, "WAITING")}:
-        study.enqueue_trial(free[0][0], user_attrs={"budget": free[0][1]})
-    trained = []
+    cell, budget = free[0]
+    if (tuple(sorted(cell.items())), budget) not in waiting:
+        study.enqueue_trial(cell, user_attrs={"budget": budget})
+    trained: list[int] = []
 
     def objective(trial: optuna.Trial) -> float:
-        held = lock(trial.number).acquire() if by_locks else None
-        try:
-            everything = study.get_trials(deepcopy=False)
-            own = everything[trial.number]
-            if own.state.name != "RUNNING" or _what(own)[1] is None or any(
-                    _what(other) == _what(own) and other.state.name != "FAIL" for other in everything[:trial.number]):
-                raise _TakenError
-            cell = {key: trial.suggest_float(key, 0.0, 1e40) for key in free[0][0]}
-            row = train(cell, str(_what(own)[1]))
-            trained.append(cell)
-            for key, value in row.items():
-                trial.set_user_attr(key, value)
-            if not row:
-                raise optuna.TrialPruned
-            return row["val_mae"]
-        finally:
-            if held is not None:
-                held.lock.release()
+        with _lock(folder, trial.number) if _by_locks(study) else nullcontext():
+            trained.append(trial.number)
+            return _train(study, trial, train)
 
     try:
         study.optimize(objective, n_trials=1, catch=(_TakenError,))
@@ -140,4 +139,22 @@ def work(study: optuna.Study, folder: Path, left: Sequence[tuple[Cell, str]],
         if "Cannot tell a" not in str(error):
             raise
         return 0
-    return len(trained)
+    return sum(study.get_trials(deepcopy=False)[number].state.name != "FAIL" for number in trained)
+
+
+def _train(study: optuna.Study, trial: optuna.Trial, train: Callable[[Cell, str], dict[str, float]]) -> float:
+    """Validation MAE of the trial's cell; its figures become the trial's attributes."""
+    import optuna
+
+    everything = study.get_trials(deepcopy=False)
+    own = everything[trial.number]
+    cell, budget = _what(own)
+    if own.state.name != "RUNNING" or budget is None or any(
+            _what(other) == (cell, budget) and other.state.name != "FAIL" for other in everything[:trial.number]):
+        raise _TakenError
+    row = train({key: trial.suggest_float(key, 0.0, 1e40) for key, _ in cell}, budget)
+    for key, value in row.items():
+        trial.set_user_attr(key, value)
+    if not row:
+        raise optuna.TrialPruned
+    return row["val_mae"]
