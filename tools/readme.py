@@ -162,7 +162,7 @@ def suspected_labels() -> pd.DataFrame:
 def updated(text: str, names: Sequence[str]) -> str:
     """The page `text` with its generated blocks `names` as the records say."""
     blocks = {"headline": headline_block, "results": results_block, "start": start_block, "ablation": ablation_block,
-              "intervals": intervals_block}
+              "methods": methods_block, "intervals": intervals_block}
     for name in names:
         text = with_block(text, blocks[name](), marker(name), marker(name, end=True))
     return text

@@ -23,8 +23,8 @@ def test_every_generated_file_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("AGEHELPERS_HOME", str(tmp_path))
     monkeypatch.setattr(readme, "PACKAGED", tmp_path / "weights" / "laptop.safetensors")
     made = {name: f"{name} as made\n" for name in (
-        "headline_block", "results_block", "start_block", "ablation_block", "intervals_block", "model_card",
-        "subgroup_page")}
+        "headline_block", "results_block", "start_block", "ablation_block", "methods_block", "intervals_block",
+        "model_card", "subgroup_page")}
     made["suspected_labels"] = pd.DataFrame({"name": ["a.jpg"]})
     for name, value in made.items():  # that these are right is compared with the committed files elsewhere
         monkeypatch.setattr(readme, name, lambda value=value: value)
