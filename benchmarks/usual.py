@@ -75,7 +75,7 @@ class UsualFaces:
         torch.manual_seed(1000 * self.config.seed + epoch)
         return self._batches(True, self.config.at(epoch))
 
-    def evaluation_batches(self) -> Iterator[Sample]:
+    def evaluation_batches(self, share: tuple[int, int] = (0, 1)) -> Iterator[Sample]:
         """Whole pictures in order."""
         return self._batches(False, self.config)
 

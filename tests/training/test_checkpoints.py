@@ -70,12 +70,11 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     file = tmp_path / "last.safetensors"
     save_checkpoint(file, {"a": torch.ones(2)}, {"epoch": 1})
 
-    def full_disk(tensors, part, metadata):
-        part.write_bytes(b"half")
+    def full_disk(stream):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("agehelpers.training.checkpoints.save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr("agehelpers.paths.os.fsync", full_disk)
         save_checkpoint(file, {"a": torch.zeros(2)}, {"epoch": 2})
     assert load_checkpoint(file)[1] == {"epoch": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]

@@ -130,7 +130,7 @@ def dying(monkeypatch, event: str, number: int) -> list[int]:
             raise Killed
 
     if event == "step":
-        monkeypatch.setattr(Trainer, "learn", lambda *given: (check(), learn(*given)))
+        monkeypatch.setattr(Trainer, "learn", lambda *given, **more: (check(), learn(*given, **more)))
     else:
         for module in ("resume", "loop"):
             monkeypatch.setattr(f"agehelpers.training.{module}.save_checkpoint",

@@ -217,8 +217,8 @@ def stop_after_a_step(monkeypatch, number):
     """From now on the process dies after its step of this `number`."""
     learn, count = Trainer.learn, []
 
-    def dying(self, images, ages):
-        learn(self, images, ages)
+    def dying(self, images, ages, **more):
+        learn(self, images, ages, **more)
         count.append(1)
         if len(count) == number:
             raise Killed
