@@ -57,7 +57,7 @@ def heads() -> Table:
     """Each compared method at the best of its rates, with three seeds, judged on the test of `holdout`."""
     best = best_rates()
     rows = {name: {**_settings(name), "lr": best[name]} for name in ("base", *COMPARED)}
-    return Table(rows, BUDGET | {"protocol": "holdout"}, seeds=(0, 1), part="test")
+    return Table(rows, BUDGET | {"protocol": "holdout"}, seeds=(0, 1, 2), part="test")
 
 
 def networks() -> Table:
