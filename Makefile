@@ -18,7 +18,7 @@ test: .env-stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/coverage run -m pytest --quiet -n 2
+	OMP_NUM_THREADS=1 AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 $(BIN)/coverage run -m pytest --quiet -n 2 --dist worksteal
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover
 	OMP_NUM_THREADS=1 AGEHELPERS_RUNS=$$(mktemp -d) AGEHELPERS_PROFILE=ci TQDM_DISABLE=1 \
 		$(BIN)/pytest --quiet -W default -o addopts= -n 2 --dist loadfile \
@@ -50,9 +50,9 @@ test-matrix:
 	for corner in oldest newest; do AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 		build/$$corner/bin/python -m pytest --quiet -n 2 tests || exit 1; done
 
-# Every method at its full width: memorises faces, round trip through a checkpoint (about ten minutes, 10 GB of memory).
+# Every network, and every method at its full width: memorises faces, round trip (about 15 minutes, 10 GB of memory).
 test-methods: .env-stamp
-	AGEHELPERS_TEST_METHODS=1 AGEHELPERS_PROFILE=ci $(BIN)/pytest --quiet tests/methods/test_table.py
+	AGEHELPERS_TEST_METHODS=1 AGEHELPERS_PROFILE=ci $(BIN)/pytest --quiet tests/methods/test_table.py tests/methods/test_backbones.py
 
 # Notebook 09 clicked through in JupyterLab, an upload included (needs Chromium; screenshots in build/browser).
 test-browser: .env-stamp

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import growth
 import pandas as pd
 import short
 import torch
@@ -27,7 +28,7 @@ from agehelpers.config import load_config
 from agehelpers.devices import hardware, pick_precision
 
 RECORDS = Path(__file__).resolve().parent / "records"
-PARTS: dict[str, Callable[[Bench], None]] = {**short.PARTS, **trials.PARTS}
+PARTS: dict[str, Callable[[Bench], None]] = {**short.PARTS, **trials.PARTS, **growth.PARTS}
 PROFILES = {"cpu": "scratch", "cuda": "gpu"}
 QUICK: dict[str, Any] = {"backbone": "tiny", "epochs": 1, "limit": 100, "batch_size": 8}
 
@@ -36,7 +37,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(short.PARTS), metavar="PART",
-                        help=f"{', '.join(PARTS)}; by default without the last {len(trials.PARTS)}")
+                        help=f"{', '.join(PARTS)}; by default without the last {len(PARTS) - len(short.PARTS)}")
     parser.add_argument("--devices", nargs="+", choices=list(PROFILES), default=list(PROFILES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a tiny network, few pictures: a trial, no measurement")

@@ -43,6 +43,7 @@ class Row:
     weight_decay: float | None = None
     momentum: float | None = None
     size: int | None = None  # side in pixels
+    pictures: int | None = None  # of a made set
     cores: int
     value: float  # the median
     low: float

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -75,7 +76,8 @@ def block(folder: Path = RECORDS) -> str:
     return TEMPLATE.render(
         one=one, select=select, versus=versus, cpu=cpu, cuda="cuda" in set(rows["device"]), facts=short,
         race_minutes=race["race_minutes"], race=race_table(cpu["race"]), scratch=PROFILES["scratch"],
-        goal=[reached(way, table) for way, table in curves(rows)], goal_years=GOAL, goal_minutes=GOAL_MINUTES)
+        goal=[reached(way, table) for way, table in curves(rows)], goal_years=GOAL, goal_minutes=GOAL_MINUTES,
+        grown=grown(rows))
 
 
 def curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -89,6 +91,35 @@ def reached(way: str, table: pd.DataFrame) -> dict[str, Any]:
     lowest, last = table["validation MAE"].min(), table.iloc[-1]
     return {"way": way, "minutes": last["time"] / 60, "reached": lowest <= GOAL, "lowest": lowest,
             "epochs": int(last["epoch"])}
+
+
+def grown(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the part `growth`: way, pictures, time (s), memory (MB), share of copies found, and ``power``.
+
+    Time grows as the pictures to that power, from the set a step smaller; NaN for the smallest.
+    """
+    table = select(rows.reindex(columns=[*rows, "pictures"]) if "pictures" not in rows else rows, device="cpu",
+                   part="growth").pivot(index=["way", "pictures"], columns="measure", values="value").reset_index()
+    if table.empty:
+        return table
+    larger = table[["pictures", "time"]].map(np.log).groupby(table["way"]).diff()
+    return table.assign(power=larger["time"] / larger["pictures"])
+
+
+def growth_figure(table: pd.DataFrame) -> Figure:
+    """Time and memory a picture over the number of pictures, from the table of `grown`."""
+    import matplotlib.pyplot as plt
+
+    drawn, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for ax, (measure, factor, unit) in zip(axes, (("time", 1e3, "ms"), ("memory", 1e3, "kB")), strict=True):
+        for way, rows in table.groupby("way", sort=False):
+            ax.plot(rows["pictures"], factor * rows[measure] / rows["pictures"], marker="o", markersize=4, label=way)
+        ax.set(title=f"{measure.capitalize()} a picture: a level line is linear growth", xscale="log", ylim=(0, None),
+               xlabel="pictures of the made set (log scale)", ylabel=f"{unit} a picture")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(color="0.92", linewidth=0.8)
+        ax.legend(frameon=False, fontsize=9)
+    return drawn
 
 
 def figure(folder: Path = RECORDS) -> Figure:
@@ -164,7 +195,7 @@ def bars(ax: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Write the block of docs/benchmark.md, and its figures benchmark.png and goal.png."""
+    """Write the block of docs/benchmark.md, and its figures benchmark.png, goal.png and growth.png."""
     sys.path.append(str(HERE.parent))  # for tools, which is no part of the installed package
     from tools.readme import with_block
 
@@ -174,6 +205,8 @@ def main() -> None:
     figure().savefig(page.with_name("benchmark.png"), dpi=110)
     if "goal" in set(measured()["part"]):
         goal_figure(measured()).savefig(page.with_name("goal.png"), dpi=110)
+    if "growth" in set(measured()["part"]):
+        growth_figure(grown(measured())).savefig(page.with_name("growth.png"), dpi=110)
     paths.write_atomically(page, text)
 
 

@@ -1,6 +1,7 @@
 """Tests write to temporary folders only, draw a few faces once a session, and compute on one thread."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,20 @@ def trained(quick, tmp_path_factory):
         patch.setenv("AGEHELPERS_CACHE", str(base / "cache"))
         run(quick, base / "run")
     return base / "run"
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory):
+    """Folder of a checkpoint with an aligner, and of their ONNX files in `onnx`; to be read and copied."""
+    from agehelpers.__main__ import main
+    from agehelpers.photos.align import Aligner, save_aligner
+
+    pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("exported")
+    shutil.copy(trained / "best.safetensors", folder)
+    save_aligner(folder / "aligner.safetensors", Aligner(), {})
+    assert main(["export", "--checkpoint", str(folder / "best.safetensors"), "--out", str(folder / "onnx")]) == 0
+    return folder
 
 
 @pytest.fixture

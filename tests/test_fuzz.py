@@ -28,8 +28,8 @@ CASES, SEED = int(os.environ.get("AGEHELPERS_TEST_CASES", "500")), int(os.enviro
 
 
 @pytest.fixture(scope="module")
-def stock(trained, tmp_path_factory):
-    """A finished run with an aligner, a grid's journal and, where it can be exported, ONNX files."""
+def stock(trained, exported, tmp_path_factory):
+    """A finished run with an aligner, a grid's journal and ONNX files."""
     place = tmp_path_factory.mktemp("fuzz")
     shutil.copytree(trained, place / "run", ignore=shutil.ignore_patterns("last*", ".*"))
     save_aligner(place / "run" / "aligner.safetensors", Aligner(), {"pictures": 1})
@@ -37,10 +37,7 @@ def stock(trained, tmp_path_factory):
     for lr in (0.1, 0.2):
         study.add_trial(create_trial(value=lr, params={"lr": lr, "weight_decay": 0.0, "momentum": 0.9}, user_attrs={
             "budget": "short"}, distributions={key: FloatDistribution(0.0, 1e40) for key in grid.SEARCHED}))
-    pytest.importorskip("onnxscript")
-    from agehelpers.photos.onnx import export
-
-    export(place / "run" / "best.safetensors", place / "onnx")
+    shutil.copytree(exported / "onnx", place / "onnx")
     return place
 
 

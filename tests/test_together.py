@@ -45,42 +45,40 @@ def compare(name, other):
     assert (one.predictions["prediction"] - two.predictions["prediction"]).abs().max() <= 0.002
 
 
+def killed_after(steps, number, faces, *more):
+    """Processes that are killed once a checkpoint holds so many steps; True if they had not ended before."""
+    begun = subprocess.Popen(command(number, faces, "parts", *more), stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and begun.poll() is None:
+        if files := list(paths.runs_folder().glob("*/last.safetensors")):
+            state = load_checkpoint(files[0])[1]
+            if 6 * state["epoch"] + state["step"] >= steps:
+                break
+        time.sleep(0.01)
+    for process in [*psutil.Process(begun.pid).children(recursive=True), psutil.Process(begun.pid)]:
+        process.kill()
+    begun.wait()
+    return not (paths.records_folder() / "parts").exists()
+
+
 @pytest.mark.fault("training on two and three processes (torchrun, gloo)",
                    "the result of one process, within 0.002 years a prediction; the first one alone writes")
-def test_several_processes_train_as_one(faces, monkeypatch):
+@pytest.mark.fault("killed with two processes, resumed with three, then with one", "the result of one, uninterrupted")
+def test_several_processes_train_as_one_and_go_on_with_another_number(faces, monkeypatch):
     for number in (1, 2, 3):
         monkeypatch.setenv("AGEHELPERS_RUNS", str(paths.records_folder().parent / f"runs{number}"))
         done = trained(number, faces, f"by_{number}")
         assert done.stdout.count("epoch 3") == done.stdout.count("Run:") == done.stdout.count("test: MAE") == 1
         assert not list(paths.runs_folder().rglob("*.part"))
-    again = trained(3, faces, "again", "--resume")  # finished: it is loaded
-    assert "epoch 1" not in again.stdout and "test: MAE" in again.stdout
     compare("by_1", "by_2")
     compare("by_1", "by_3")
-
-
-@pytest.mark.fault("killed with two processes, resumed with three, then with one", "the result of one, uninterrupted")
-def test_it_goes_on_with_another_number_of_processes(faces, monkeypatch):
-    trained(1, faces, "whole")
     monkeypatch.setenv("AGEHELPERS_RUNS", str(paths.records_folder().parent / "other"))
-    killed = []
-    for number, resume in ((2, ()), (3, ("--resume",))):
-        begun = subprocess.Popen(command(number, faces, "parts", *resume), stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.DEVNULL)
-        until, wanted = time.monotonic() + 120, 1 if number == 2 else 8
-        while time.monotonic() < until and begun.poll() is None:
-            if files := list(paths.runs_folder().glob("*/last.safetensors")):
-                state = load_checkpoint(files[0])[1]
-                if 6 * state["epoch"] + state["step"] >= wanted:
-                    break
-            time.sleep(0.01)
-        for process in [*psutil.Process(begun.pid).children(recursive=True), psutil.Process(begun.pid)]:
-            process.kill()
-        begun.wait()
-        killed.append(not (paths.records_folder() / "parts").exists())
-    assert all(killed)
+    assert killed_after(1, 2, faces) and killed_after(8, 3, faces, "--resume")
     trained(1, faces, "parts", "--resume")
-    compare("whole", "parts")
+    compare("by_1", "parts")
+    again = trained(2, faces, "again", "--resume")  # finished: it is loaded
+    assert "epoch 1" not in again.stdout and "test: MAE" in again.stdout
 
 
 @pytest.mark.parametrize("pictures", [29, 30, 31, 64])

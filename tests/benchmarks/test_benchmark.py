@@ -14,6 +14,8 @@ from agehelpers.config import load_config
 from agehelpers.data.dataset import FaceDataset
 from agehelpers.data.labels import build_labels, usable
 from agehelpers.data.pixels import load_pixels
+from agehelpers.photos.estimator import PACKAGED
+from agehelpers.photos.onnx import OnnxEstimator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -164,11 +166,15 @@ def test_a_quick_benchmark_and_its_record(faces, tmp_path, monkeypatch):
         benchmark.main(["--quick", "--record", "mine"])  # nothing is overwritten
 
 
-def test_the_packaged_weights_are_timed_both_ways(bench):
+def test_the_packaged_weights_are_timed_both_ways(bench, exported, monkeypatch):
     import trials
 
+    written = []
+    monkeypatch.setattr(trials, "export", lambda *which: written.append(which))
+    monkeypatch.setattr(trials, "OnnxEstimator", lambda place: OnnxEstimator(exported / "onnx"))
     made = bench("packaged")
     trials.packaged(made)
+    assert written == [(PACKAGED, made.place)]
     rows = pd.DataFrame(made.rows)
     assert rows["way"].tolist() == ["PyTorch", "ONNX", "ONNX"] * 2 and (rows["value"] > 0).all()
     assert rows["measure"].unique().tolist() == ["many at once", "one by one"]
@@ -218,26 +224,68 @@ def test_a_goal_ends_each_training_once_it_is_reached_or_the_time_is_over(reache
     assert set(rows["measure"]) == {"validation MAE", "time"} and set(rows["size"]) == {24}
 
 
+class Here:
+    """A pool whose work is done in this process."""
+
+    def __init__(self, *_):
+        pass
+
+    def Pool(self, processes):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def apply(self, work, arguments):
+        return work(*arguments)
+
+
+def test_growth_measures_every_work_on_sets_that_grow(bench, monkeypatch):
+    import growth
+
+    monkeypatch.setattr(multiprocessing, "get_context", Here)
+    made = bench("growth")
+    monkeypatch.setattr(growth, "FIRST", 5100)  # a fiftieth of it is measured
+    monkeypatch.setattr(growth, "TIMES", {"index": (1, 2), "pixel cache": (2,), "epoch": (1,), "evaluation": (1,)})
+    growth.growth(made)
+    rows = pd.DataFrame(made.rows)
+    times = rows[rows["measure"] == "time"]
+    assert times[["way", "pictures"]].values.tolist() == [["index", 101], ["epoch", 101], ["evaluation", 101],
+                                                          ["index", 203], ["pixel cache", 203]]
+    assert (times["value"] > 0).all() and (rows.loc[rows["measure"] == "memory", "value"].dropna() >= 0).all()
+    assert rows.loc[rows["measure"] == "copies found", "value"].tolist() == [1, 1]  # all, and none that is no copy
+    smaller, larger = (sorted((made.place / times).iterdir()) for times in "12")
+    for file in smaller:
+        assert file.read_bytes() == (made.place / "2" / file.name).read_bytes()
+    assert len({file.read_bytes() for file in larger}) == len(larger)
+
+
+def test_scaling_asks_for_the_processes_and_threads_that_it_names(bench, monkeypatch):
+    import growth
+
+    asked = []
+
+    def torchrun(command, env, **_):
+        asked.append((command[command.index("--nproc-per-node") + 1], env["OMP_NUM_THREADS"]))
+        assert "backbone=tiny" in command and "limit=60" in command
+        run = Path(env["AGEHELPERS_RUNS"]) / "run"
+        run.mkdir(parents=True)
+        pd.DataFrame({"seconds": [99.0, 3.0 if asked[-1] == ("2", "1") else 6.0]}).to_csv(run / "history.csv")
+
+    monkeypatch.setattr(growth.subprocess, "run", torchrun)
+    monkeypatch.setattr(growth, "LAYOUTS", {"one": (1, 2), "two": (2, 1)})
+    made = bench("scaling", backbone="tiny")
+    growth.scaling(made)
+    assert asked == [("1", "2"), ("2", "1")] * 2
+    assert {(row.way, row.over): (row.value, row.repeats) for row in made.rows} == {
+        ("one", ""): (6, 2), ("two", ""): (3, 2), ("two", "one"): (0.5, 2)}
+
+
 def test_memory_is_that_of_a_whole_run(bench, monkeypatch):
     import short
-
-    class Here:
-        """A pool whose work is done in this process."""
-
-        def __init__(self, *_):
-            pass
-
-        def Pool(self, processes):
-            return self
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def apply(self, work, arguments):
-            return work(*arguments)
 
     monkeypatch.setattr(multiprocessing, "get_context", Here)
     made = bench("memory")

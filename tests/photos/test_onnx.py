@@ -11,8 +11,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from agehelpers.__main__ import main
-from agehelpers.photos.align import Aligner, save_aligner
 from agehelpers.photos.estimator import Estimator
 from agehelpers.photos.find import Found
 from agehelpers.photos.onnx import OnnxEstimator, export
@@ -25,16 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def one(photo):
     """A detector that finds a face in the middle."""
     return [Found(Placement(complex(photo.shape[1], photo.shape[0]) / 2, 60 * (1 + 0.2j)), 1.0)]
-
-
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    """A checkpoint with an aligner, and the folder of its ONNX files."""
-    folder = tmp_path_factory.mktemp("exported")
-    shutil.copy(trained / "best.safetensors", folder)
-    save_aligner(folder / "aligner.safetensors", Aligner(), {})
-    assert main(["export", "--checkpoint", str(folder / "best.safetensors"), "--out", str(folder / "onnx")]) == 0
-    return folder
 
 
 def test_the_same_ages_for_crops_and_photos(exported, trained, faces):

@@ -38,7 +38,7 @@ def test_the_rates_that_selection_chose_are_compared_on_the_test(chosen):
     table = methods.heads()
     assert {name: row["lr"] for name, row in table.rows.items() if row["lr"] != 0.001} == {"l1": 0.003}
     base = table.budgeted(load_config("laptop"))
-    assert (base.protocol, base.epochs, table.part, table.seeds) == ("holdout", 5, "test", (0, 1))
+    assert (base.protocol, base.epochs, table.part, table.seeds) == ("holdout", 5, "test", (0, 1, 2))
     heads = [(row.get("head"), row.get("front")) for row in table.rows.values()]
     assert {head for head, _ in heads} == {row.head for row in METHODS.values()}
     assert dataclasses.replace(base, **table.rows["ssrnet"]).weights is None
