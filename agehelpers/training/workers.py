@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Cell = dict[str, float]
 JOURNAL = "journal.log"  # Optuna's storage in a grid's folder
+LOCKS = "locks"  # attribute of a study whose workers hold lock files; others send heartbeats
 HEARTBEAT = 60  # seconds between those of a worker at a database; after twice as many it is taken for dead
 
 
@@ -45,6 +46,8 @@ def open_study(folder: Path, storage: str | None = None, name: str = "grid") -> 
             study = optuna.create_study(storage=kept, study_name=name, direction="minimize", load_if_exists=True)
             for trial in study.trials:
                 _what(trial)
+            if not storage and LOCKS not in study.user_attrs:
+                study.set_user_attr(LOCKS, True)
             return study
         except OSError:
             raise
@@ -90,7 +93,7 @@ def _lock(folder: Path, number: int) -> Any:
 
 
 def _by_locks(study: optuna.Study) -> bool:
-    return not hasattr(study._storage, "get_heartbeat_interval")
+    return LOCKS in study.user_attrs
 
 
 def free_dead(study: optuna.Study, folder: Path) -> None:
