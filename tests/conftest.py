@@ -42,8 +42,7 @@ def pytest_terminal_summary(terminalreporter, config):
     text, rows, kinds, measured = Path(page).read_text(), {}, {}, {}
     for report in terminalreporter.stats.get("passed", []):
         told = dict(report.user_properties)
-        if report.when == "call" and "fault" in told:
-            what = tuple(told["fault"])
+        for what in (tuple(value) for key, value in report.user_properties if key == "fault" and report.when == "call"):
             rows[what] = rows.get(what, 0) + told.get("cases", 1)
             kinds |= told.get("kinds", {})
             measured |= {what: told["measured"]} if "measured" in told else {}
