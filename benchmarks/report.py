@@ -98,10 +98,8 @@ def grown(rows: pd.DataFrame) -> pd.DataFrame:
 
     Time grows as the pictures to that power, from the set a step smaller; NaN for the smallest.
     """
-    table = select(rows.reindex(columns=[*rows, "pictures"]) if "pictures" not in rows else rows, device="cpu",
-                   part="growth").pivot(index=["way", "pictures"], columns="measure", values="value").reset_index()
-    if table.empty:
-        return table
+    table = select(rows, device="cpu", part="growth").pivot(
+        index=["way", "pictures"], columns="measure", values="value").reset_index()
     larger = table[["pictures", "time"]].map(np.log).groupby(table["way"]).diff()
     return table.assign(power=larger["time"] / larger["pictures"])
 

@@ -17,7 +17,7 @@ from agehelpers.training.calibration import attach_known
 
 Source = Path | str | Image.Image | np.ndarray
 SMALLEST = 40.0  # pixels; a face whose aligned crop is less wide is too small to tell an age
-AT_ONCE = 64  # crops in a batch
+AT_ONCE = 32  # crops in a batch; larger ones are slower on a CPU
 # For dlib's scores, chosen on scenes made of validation pictures (as in benchmarks/whole_photos.py): nearly all faces
 # stay, few other squares. Another detector's squares below SURE are checked alike.
 SURE, RESTLESS = 0.5, 0.08

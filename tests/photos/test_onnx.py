@@ -34,7 +34,7 @@ def test_the_same_ages_for_crops_and_photos(exported, trained, faces):
         assert np.abs(ours[name] - theirs[name]).max() < 1e-3 < np.ptp(theirs[name])  # years
     files = [faces / name for name in read_record(trained).part("test")["name"]]
     theirs, ours = (reader(5 * files, cropped=True) for reader in (torch_one, onnx_one))
-    assert len(ours) > 64  # more than one batch
+    assert len(ours) > 32  # more than one batch
     pd.testing.assert_frame_equal(ours, theirs, atol=0.11)  # one decimal is shown
     photo = np.asarray(Image.open(files[0]).convert("RGB").resize((300, 260)))
     theirs, ours = torch_one(photo), onnx_one(photo)
