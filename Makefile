@@ -43,9 +43,9 @@ audit: .env-stamp
 # The oldest Python with the lowest versions of what it needs, and the newest with the newest (half an hour).
 test-matrix:
 	$(PYTHON) -m venv build/uv && build/uv/bin/pip install --quiet uv
-	build/uv/bin/uv venv --quiet --python 3.11 build/oldest
+	build/uv/bin/uv venv --quiet --seed --python 3.11 build/oldest
 	build/uv/bin/uv pip install --quiet --python build/oldest --resolution lowest-direct --editable '.[notebooks,photos,export,pretrained,test,site]'
-	build/uv/bin/uv venv --quiet --python $(NEWEST) build/newest
+	build/uv/bin/uv venv --quiet --seed --python $(NEWEST) build/newest
 	build/uv/bin/uv pip install --quiet --python build/newest --upgrade --editable '.[notebooks,photos,export,pretrained,test,site]'
 	for corner in oldest newest; do AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 		build/$$corner/bin/python -m pytest --quiet -n 2 tests || exit 1; done

@@ -21,7 +21,7 @@ COLUMNS = {"people": ["path", "age", "region", "glasses", "person"], "bare": ["p
 def own(tmp_path_factory):
     """A folder with both tables, their label tables, and a record of a short training on each."""
     folder, rows = tmp_path_factory.mktemp("own"), []
-    for number in range(400):
+    for number in range(600):
         rng = np.random.default_rng(number)
         age, place = int(rng.integers(16, 41)), ("north", "south", "")[rng.integers(3)]
         path = f"{place or 'elsewhere'}/face {number}.png"

@@ -40,7 +40,7 @@ def compare(name, other):
     """History and predictions agree within a thousandth of a year, the metrics of training within rounding."""
     one, two = load_record(name), load_record(other)
     columns = ["train_loss", "train_mae", "val_loss", "val_mae", "lr"]
-    pd.testing.assert_frame_equal(one.history[columns], two.history[columns], rtol=1e-4, atol=1e-4)
+    pd.testing.assert_frame_equal(one.history[columns], two.history[columns], rtol=3e-4, atol=1e-4)
     assert one.predictions["prediction"].std() > 0.5  # it has learned to tell some apart
     assert (one.predictions["prediction"] - two.predictions["prediction"]).abs().max() <= 0.002
 

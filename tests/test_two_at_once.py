@@ -38,7 +38,7 @@ def test_two_processes_leave_one_result(quick, trained, tmp_path, grid):
     more = ["grid"] if grid else []
     both = [start(tmp_path / "one", quick, *more) for _ in range(2)]
     told = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told
+    assert [process.returncode for process in both] == [0, 0], "\n".join(error[-1500:] for _, error in told)
     if grid:
         search(quick, tmp_path / "alone", halving=False)
     tables = [pd.read_csv(tmp_path / "one" / "grid.csv"), pd.read_csv(tmp_path / "alone" / "grid.csv")] if grid else [

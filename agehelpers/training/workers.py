@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,8 @@ def work(study: optuna.Study, folder: Path, left: Sequence[tuple[Cell, str]],
 
     `train` gives the cell's figures, val_mae among them, or nothing where it diverged.
     """
+    import optuna
+
     free_dead(study, folder)
     begun, waiting = ({_what(trial) for trial in _trials(study, state)} for state in ("RUNNING", "WAITING"))
     free = [(cell, budget) for cell, budget in left if (tuple(sorted(cell.items())), budget) not in begun]
@@ -130,18 +132,20 @@ def work(study: optuna.Study, folder: Path, left: Sequence[tuple[Cell, str]],
     if (tuple(sorted(cell.items())), budget) not in waiting:
         study.enqueue_trial(cell, user_attrs={"budget": budget})
     trained: list[int] = []
+    with ExitStack() as locks:  # held until the trial's end is in the storage
 
-    def objective(trial: optuna.Trial) -> float:
-        with _lock(folder, trial.number) if _by_locks(study) else nullcontext():
+        def objective(trial: optuna.Trial) -> float:
+            if _by_locks(study):
+                locks.enter_context(_lock(folder, trial.number))
             trained.append(trial.number)
             return _train(study, trial, train)
 
-    try:
-        study.optimize(objective, n_trials=1, catch=(_TakenError,))
-    except ValueError as error:  # taken for dead by another worker, whose trial of the cell counts
-        if "Cannot tell a" not in str(error):
-            raise
-        return 0
+        try:
+            study.optimize(objective, n_trials=1, catch=(_TakenError,))
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError) as error:
+            if isinstance(error, ValueError) and "Cannot tell a" not in str(error):
+                raise
+            return 0  # taken for dead by another worker, whose trial of the cell counts
     return sum(study.get_trials(deepcopy=False)[number].state.name != "FAIL" for number in trained)
 
 
