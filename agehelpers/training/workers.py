@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,7 +47,9 @@ def open_study(folder: Path, storage: str | None = None, name: str = "grid") -> 
             study = optuna.create_study(storage=kept, study_name=name, direction="minimize", load_if_exists=True)
             for trial in study.trials:
                 _what(trial)
-            if not storage and LOCKS not in study.user_attrs:
+            if storage:
+                weakref.finalize(study, kept.engine.dispose)  # else its connections stay open
+            elif LOCKS not in study.user_attrs:
                 study.set_user_attr(LOCKS, True)
             return study
         except OSError:
