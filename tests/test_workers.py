@@ -112,6 +112,20 @@ def test_four_workers_share_a_journal(config, tmp_path, record_property):
     record_property("cases", killed)
 
 
+def test_a_lock_is_held_until_the_end_of_its_trial_is_written(tmp_path, monkeypatch):
+    study, other = workers.open_study(tmp_path), workers.open_study(tmp_path)
+    write, looked = study._storage.set_trial_state_values, []
+
+    def late(trial, state, values=None):
+        if state.is_finished():
+            looked.append(workers.free_dead(other, tmp_path))  # who finds the lock free ends the trial
+        return write(trial, state, values)
+
+    monkeypatch.setattr(study._storage, "set_trial_state_values", late)
+    done = workers.work(study, tmp_path, [({"lr": 0.1}, "full")], lambda cell, budget: {"val_mae": 7.0})
+    assert done == 1 and looked and [trial.state.name for trial in other.trials] == ["COMPLETE"]
+
+
 def test_a_database_keeps_a_grid(config, tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path}/grid.db"
     first = grid.search(config, tmp_path / "here" / "grid", cells=2, storage=url)
