@@ -23,8 +23,7 @@ import platformdirs
 
 def checkout() -> Path | None:
     """The repository: ``AGEHELPERS_HOME`` if set, else where this file lies, if that is a checkout; else None."""
-    named = os.environ.get("AGEHELPERS_HOME")
-    if named:
+    if named := os.environ.get("AGEHELPERS_HOME"):
         return Path(named)
     folder = Path(__file__).resolve().parent.parent
     return folder if (folder / "pyproject.toml").is_file() else None
@@ -69,8 +68,7 @@ def relative(path: Path) -> str:
 
 def utkface_folder() -> Path | None:
     """Folder of UTKFace: ``AGEHELPERS_FACES`` if set, else data/UTKFace if it is there, else None."""
-    named = os.environ.get("AGEHELPERS_FACES")
-    if named:
+    if named := os.environ.get("AGEHELPERS_FACES"):
         if not Path(named).is_dir():
             raise NotADirectoryError(f"AGEHELPERS_FACES={named} is not a folder; unset it or name the folder of faces")
         return Path(named)

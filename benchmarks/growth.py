@@ -1,6 +1,6 @@
 """How time and memory grow with the pictures, and how fast processes train together. `benchmark.py` runs the parts.
 
-So that there can be any number of pictures they are made: mixes of two drawn faces with noise of their own, 48 pixels.
+So that there can be any number of pictures they are made: drawn people in light and noise of their own, 48 pixels.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from agehelpers.methods.model import build_model
 from agehelpers.training.loop import predict
 
 FIRST, SIDE = 2500, 48  # pictures of the smallest set; pixels
+EACH = 10  # of so many pictures all show one person: a larger set has more people, not more pictures of each
 TIMES = {"index": (1, 10, 40), "pixel cache": (1, 10), "epoch": (1, 10), "evaluation": (1, 10)}
 EVERY = 50  # of so many pictures one is there again, in another quality or mirrored: a copy to be found
 # Of part scaling: layout -> processes, threads of each.
@@ -44,14 +45,15 @@ TRAINED: dict[str, Any] = {"backbone": "timm/tf_efficientnet_lite0", "weights": 
 def make_set(folder: Path, count: int) -> Path:
     """A folder of `count` pictures named as UTKFace's; those of a smaller set are among those of a larger one."""
     rng = np.random.default_rng(0)
-    drawn = np.stack([np.asarray(draw_face(age, age % 2, rng).resize((SIDE, SIDE))) for age in range(1, 101)])
+    people = [np.asarray(draw_face(number % 100 + 1, number % 2, rng).resize((SIDE, SIDE)), float)
+              for number in range(-(-count // EACH))]
     folder.mkdir(parents=True)
     for number in range(count):
         if number % EVERY:
             rng = np.random.default_rng([1, number])
-            light = cv2.resize(rng.normal(0, 40, (6, 6, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-            mixed = drawn[rng.integers(0, len(drawn), 2)].mean(axis=0) + light + rng.normal(0, 15, (SIDE, SIDE, 1))
-            picture = Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+            light = cv2.resize(rng.normal(0, 25, (12, 12, 3)), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+            shown = people[number // EACH] + light + rng.normal(0, 15, (SIDE, SIDE, 1))
+            picture = Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8))
         elif number % (2 * EVERY):
             picture = ImageOps.mirror(picture)
         name = f"{number % 100 + 1}_{number % 2}_{number % 5}_{20170101 * 10**9 + number}.jpg.chip.jpg"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from agehelpers import paths
+from agehelpers import paths, plots
 from agehelpers.config import load_config
 from agehelpers.data.faces import faces_folder
 from agehelpers.data.labels import label_error, utkface_labels
@@ -170,8 +171,6 @@ def updated(text: str, names: Sequence[str]) -> str:
 
 def strip(shown: int = 8) -> Figure:
     """Drawn faces of many ages, with the prediction of a network that learned from others, and its 90 % interval."""
-    from agehelpers import plots
-
     config = load_config("ci")
     test = latest_run(config).part("test").sort_values("age")
     test = test.iloc[[round((number + 0.5) / shown * len(test)) for number in range(shown)]]
@@ -182,10 +181,6 @@ def strip(shown: int = 8) -> Figure:
 
 def figures(name: str = FIGURE) -> dict[str, Figure]:
     """The figures of README and docs/ by the names of their files."""
-    import matplotlib.pyplot as plt
-
-    from agehelpers import plots
-
     labels, record = utkface_labels(), load_record(name)
     test = comparison.test_part(record, labels)
     baseline, label = comparison.baseline_of(record), label_error(labels)
@@ -217,9 +212,7 @@ def update(root: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write all that is generated; 1 where something is missing."""
     argparse.ArgumentParser("tools.readme", description=__doc__).parse_args(arguments)
-    import matplotlib
-
-    matplotlib.use("Agg")
+    plt.switch_backend("Agg")
     update(Path(__file__).resolve().parent.parent)
     print("README.md, docs/, data/suspected_labels.csv and the model card written")
     return 0

@@ -82,8 +82,7 @@ def _matrices(theta: torch.Tensor, source: int, target: int) -> np.ndarray:
     """`theta` in pixel coordinates (output pixel -> input pixel), float64 [B, 2, 3]."""
     to_unit = torch.tensor([[2 / target, 0, 1 / target - 1], [0, 2 / target, 1 / target - 1], [0, 0, 1]],
                            dtype=torch.float64)
-    to_pixel = torch.tensor([[source / 2, 0, source / 2 - 0.5], [0, source / 2, source / 2 - 0.5]],
-                            dtype=torch.float64)
+    to_pixel = torch.tensor([[source / 2, 0, source / 2 - 0.5], [0, source / 2, source / 2 - 0.5]], dtype=torch.float64)
     full = torch.cat([theta.double(), torch.tensor([[[0.0, 0, 1]]], dtype=torch.float64).expand(len(theta), 1, 3)], 1)
     return (to_pixel @ full @ to_unit).numpy()
 

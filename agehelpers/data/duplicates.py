@@ -27,6 +27,7 @@ SHIFT = 3  # pixels of the larger sketch: largest shift tried, a tenth of the pi
 LEAF = 256  # pictures that are compared all with all
 TREES = 24  # of the search; 16 find as many copies in UTKFace, 8 lose 2 of 100
 BEST = 3  # most similar pictures in a leaf that are compared further, and as many mirrored ones
+MOST = 8  # pairs of a picture that are registered, the most alike ones; copies of one photo join through each other
 
 
 def leaves(points: np.ndarray, trees: int) -> Iterator[np.ndarray]:
@@ -87,18 +88,26 @@ def _similar(small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _alike(half: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Whether sketches, int8 [N, 32, 32], correlate at some shift of up to `SHIFT` pixels: bool [pairs]."""
+    """Largest correlation of sketches, int8 [N, 32, 32], at shifts of up to `SHIFT` pixels: float32 [pairs]."""
     length = np.maximum(np.linalg.norm(half.reshape(len(half), -1).astype(np.float32), axis=1), 1)
     near_zero = np.arange(-SHIFT, SHIFT + 1)
-    alike = np.zeros(len(pairs), bool)
+    alike = np.zeros(len(pairs), np.float32)
     for start in range(0, len(pairs), 2**11):
         part = slice(start, start + 2**11)
         one, two = (half[pairs[part, side]] / length[pairs[part, side], None, None] for side in (0, 1))
         one[mirrored[part]] = one[mirrored[part]][:, :, ::-1]
         product = np.fft.rfft2(one) * np.fft.rfft2(two).conj()
         shifted = np.fft.irfft2(product, s=one.shape[1:])[:, near_zero][:, :, near_zero]
-        alike[part] = shifted.max(axis=(1, 2)) > ALIKE
+        alike[part] = shifted.max(axis=(1, 2))
     return alike
+
+
+def _most_alike(pairs: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """Pairs above `ALIKE` that are among the `MOST` best of one of their pictures: row numbers, at most `MOST` N."""
+    rows = np.flatnonzero(alike > ALIKE)
+    both = pd.DataFrame({"picture": pairs[rows].T.ravel(), "pair": np.tile(rows, 2)})
+    both = both.iloc[np.argsort(-alike[both["pair"].to_numpy()], kind="stable")]
+    return np.sort(both.groupby("picture").head(MOST)["pair"].unique())
 
 
 def _correlations(greys: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
@@ -131,7 +140,7 @@ def _registered(greys: np.ndarray) -> pd.DataFrame:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         half, small = zip(*pool.map(registration.sketches, greys), strict=True)
     pairs, mirrored = _similar(np.stack(small))
-    alike = _alike(np.stack(half), pairs, mirrored)
+    alike = _most_alike(pairs, _alike(np.stack(half), pairs, mirrored))
     found = pd.DataFrame(pairs[alike], columns=["a", "b"])
     found["kind"] = np.where(mirrored[alike], "mirrored", "registered")
     found["correlation"] = _correlations(greys, pairs[alike], mirrored[alike])

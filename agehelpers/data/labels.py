@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -33,8 +34,6 @@ def _read(folder: Path, entry: str, label: dict[str, Any] | None = None) -> dict
 
     `label`: its columns by a table; None: what its name says.
     """
-    import cv2
-
     # A name that cannot be printed (and so not written to a CSV either) is shown escaped.
     name = entry if entry.isprintable() else entry.encode("unicode_escape").decode()
     row: dict[str, Any] = {"name": name}
@@ -94,7 +93,7 @@ def read_listed(file: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{file}, row {lines[odd.to_numpy().argmax()]}: no path, or one that an earlier line has")
     names, ages = table.pop("path").tolist(), pd.to_numeric(table.pop("age"), errors="coerce")
     listed: dict[str, dict[str, Any]] = {}
-    for name, row, age in zip(names, table.to_dict("records"), ages, strict=True):
+    for name, row, age in zip(names, table.to_dict("index").values(), ages, strict=True):  # without columns too
         known = {str(key): value or None for key, value in row.items()}
         listed[name] = known | ({"verdict": "ok", "reason": "", "age": int(age)} if 0 <= age < OLDEST + 1 else {
             "verdict": "rejected", "reason": f"no age from 0 to {OLDEST} years"})

@@ -22,10 +22,9 @@ def load_pixels(folder: Path, labels: pd.DataFrame, size: int, cache: Path | Non
     """
     digest = hashlib.sha256("\n".join([*labels["sha256"], f"decoder {VERSION}"]).encode())
     file = (cache or paths.cache_folder()) / f"pixels_{size}_{len(labels)}_{digest.hexdigest()[:16]}.npy"
-    if file.exists():
-        return np.load(file, mmap_mode="r")
-    with paths.alone(file):
-        _decode_all(folder, labels, size, file)
+    if not file.exists():
+        with paths.alone(file):
+            _decode_all(folder, labels, size, file)
     return np.load(file, mmap_mode="r")
 
 

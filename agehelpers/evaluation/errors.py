@@ -102,8 +102,7 @@ def yardsticks(predictions: pd.DataFrame, train_median: float, labels: pd.DataFr
         ("median baseline", *interval(base), *interval(error - base)),
         ("label error, an estimate", *confidence_interval(pairs["difference"] / 2**0.5, clusters=content), *nothing)]
     rows += [(name, value, np.nan, np.nan, *interval(error - value)) for name, value in reported]
-    return pd.DataFrame(rows, columns=["what", "mae", "low", "high", "difference", "difference_low",
-                                       "difference_high"])
+    return pd.DataFrame(rows, columns=["what", "mae", "low", "high", "difference", "difference_low", "difference_high"])
 
 
 def slope_of(pairs: np.ndarray) -> float:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from agehelpers import paths
@@ -35,8 +36,6 @@ def find_faces(photo: np.ndarray) -> list[Found]:
     are searched at 2000 px. Of squares whose centres lie within each other's half the surest is kept. ImportError where
     dlib is not installed.
     """
-    import cv2
-
     dlib = paths.needed("dlib", "finding faces, unless by Estimator(find=...),", "dlib-bin")
     height, width = photo.shape[:2]
     detector, found = dlib.get_frontal_face_detector(), []
@@ -55,8 +54,6 @@ def find_faces(photo: np.ndarray) -> list[Found]:
 
 def _turn(picture: np.ndarray, degrees: float) -> tuple[np.ndarray, Placement]:
     """`picture` turned about its centre, whole, and where the places of the result lie in `picture`."""
-    import cv2
-
     height, width = picture.shape[:2]
     turn = complex(math.cos(math.radians(degrees)), math.sin(math.radians(degrees)))
     size = (math.ceil(width * abs(turn.real) + height * abs(turn.imag)),

@@ -72,12 +72,9 @@ def equalise(*models: nn.Module | None) -> None:
 
 def gathered(own: list[Tensor]) -> list[Tensor]:
     """All batches in order, on the CPU, of which each process has computed every `world`-th."""
-    size = world()[1]
-    if size == 1:
-        return own
-    parts: list[list[Tensor]] = [[] for _ in range(size)]
+    parts: list[list[Tensor]] = [[] for _ in range(world()[1])]
     distributed.all_gather_object(parts, [one.cpu() for one in own])
-    return [parts[number % size][number // size] for number in range(sum(map(len, parts)))]
+    return [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]
 
 
 def agreed(value: Result) -> Result:

@@ -89,8 +89,7 @@ class Trainer:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eval()
 
-    def learn(self, images: Tensor, ages: Tensor, attributes: Tensor | None = None, *, pictures: int = 0
-              ) -> None:
+    def learn(self, images: Tensor, ages: Tensor, attributes: Tensor | None = None, *, pictures: int = 0) -> None:
         """One step: forward, backward, update; metrics of the age alone. `pictures`: of a batch that is shared."""
         torch.manual_seed(step_seed(self.config.seed, self.epoch, self.step) + self.rank)  # mixing; dropout, if any
         model, share, other = self.model, 1.0, torch.arange(len(ages))

@@ -11,9 +11,11 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from agehelpers import paths
 
@@ -90,31 +92,21 @@ class _TakenError(Exception):
 
 def _lock(folder: Path, number: int) -> Any:
     """Held by the worker that trains the trial of that number."""
-    from filelock import FileLock
-
     return FileLock(folder / f".trial-{number}.lock")
-
-
-def _by_locks(study: optuna.Study) -> bool:
-    return LOCKS in study.user_attrs
 
 
 def free_dead(study: optuna.Study, folder: Path) -> None:
     """Trials whose worker is dead fail, so that their cells are free."""
     import optuna
-    from filelock import Timeout
 
-    if not _by_locks(study):
+    if LOCKS not in study.user_attrs:
         with _quiet():
             optuna.storages.fail_stale_trials(study)
         return
     for trial in _trials(study, "RUNNING"):
-        try:
-            with _lock(folder, trial.number).acquire(timeout=0):  # nobody holds it
-                if study.get_trials(deepcopy=False)[trial.number].state.name == "RUNNING":
-                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        except Timeout:
-            pass
+        with suppress(Timeout), _lock(folder, trial.number).acquire(timeout=0):  # nobody holds it
+            if study.get_trials(deepcopy=False)[trial.number].state.name == "RUNNING":
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
 
 
 def work(study: optuna.Study, folder: Path, left: Sequence[tuple[Cell, str]],
@@ -138,7 +130,7 @@ def work(study: optuna.Study, folder: Path, left: Sequence[tuple[Cell, str]],
     with ExitStack() as locks:  # held until the trial's end is in the storage
 
         def objective(trial: optuna.Trial) -> float:
-            if _by_locks(study):
+            if LOCKS in study.user_attrs:
                 locks.enter_context(_lock(folder, trial.number))
             trained.append(trial.number)
             return _train(study, trial, train)

@@ -56,6 +56,19 @@ def test_similar_sketches_are_few_for_every_picture_and_the_copies_among_them():
     assert {(row + 100, row + 800) for row in range(50)} <= turned
 
 
+def test_of_many_that_look_alike_the_best_of_each_picture_are_registered(monkeypatch):
+    monkeypatch.setattr(duplicates, "MOST", 1)
+    pairs = np.array([[0, 1], [0, 2], [1, 2], [2, 3], [3, 4]])
+    alike = np.array([0.9, 0.8, 0.7, duplicates.ALIKE, 0.65], np.float32)  # of 2 the best is with 0, that of 3 with 4
+    assert duplicates._most_alike(pairs, alike).tolist() == [0, 1, 4]
+    assert len(duplicates._most_alike(pairs[:0], alike[:0])) == 0
+    monkeypatch.undo()
+    everyone = np.argwhere(np.triu(np.ones((100, 100), bool), 1))
+    kept = duplicates._most_alike(everyone, np.random.default_rng(0).uniform(0.7, 1, len(everyone)))
+    assert len(kept) <= duplicates.MOST * 100
+    assert np.bincount(everyone[kept].ravel()).min() >= duplicates.MOST
+
+
 def album() -> list[np.ndarray]:
     """Grey pictures: 0 to 4 unlike; 5, 6, 7 copies of 0, 1, 2; 8 equals 3; 9 blank."""
     unlike = [photo(seed) for seed in range(5)]
