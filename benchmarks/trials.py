@@ -87,7 +87,7 @@ def raced(config: Config, way: str, seconds: float, place: Path, goal: float = 0
         wall = time.perf_counter() - started
         if wall <= seconds or not history:
             history.append(trainer.history[-1] | {"wall": wall})
-        return wall > seconds or history[-1]["val_mae"] <= goal
+        return wall > seconds or round(history[-1]["val_mae"], 3) <= goal
 
     loop.train(model, parts[0], parts[1], config, place, on_epoch=is_over)
     return history

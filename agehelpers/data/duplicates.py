@@ -22,12 +22,13 @@ APART = 8.0
 UNRELATED = 400  # pairs drawn at random, by which the set's unrelated pairs are known
 # Of 184 copies in UTKFace that looser bounds and larger leaves find, 182 pass both; zoomed ones are lost first.
 SIMILAR = 0.65  # cosine of two sketches from which they are compared further
-ALIKE = 0.64  # correlation of two larger sketches, at the best shift, from which they are registered
+ALIKE = 0.64  # correlation of two larger sketches, at the best shift, from which they may be registered
 SHIFT = 3  # pixels of the larger sketch: largest shift tried, a tenth of the picture
 LEAF = 256  # pictures that are compared all with all
 TREES = 24  # of the search; 16 find as many copies in UTKFace, 8 lose 2 of 100
 BEST = 3  # most similar pictures in a leaf that are compared further, and as many mirrored ones
-MOST = 8  # pairs of a picture that are registered, the most alike ones; copies of one photo join through each other
+# Pairs of a picture that are registered, the most alike ones. More copies of one photo usually join through each other.
+MOST = 8  # in UTKFace the same copies are found without such a bound
 
 
 def leaves(points: np.ndarray, trees: int) -> Iterator[np.ndarray]:
@@ -103,10 +104,10 @@ def _alike(half: np.ndarray, pairs: np.ndarray, mirrored: np.ndarray) -> np.ndar
 
 
 def _most_alike(pairs: np.ndarray, alike: np.ndarray) -> np.ndarray:
-    """Pairs above `ALIKE` that are among the `MOST` best of one of their pictures: row numbers, at most `MOST` N."""
+    """Pairs above `ALIKE` that are among the `MOST` best of either picture: row numbers, sorted, at most `MOST` N."""
     rows = np.flatnonzero(alike > ALIKE)
     both = pd.DataFrame({"picture": pairs[rows].T.ravel(), "pair": np.tile(rows, 2)})
-    both = both.iloc[np.argsort(-alike[both["pair"].to_numpy()], kind="stable")]
+    both = both.iloc[np.argsort(-alike[both["pair"].to_numpy()].round(4), kind="stable")]
     return np.sort(both.groupby("picture").head(MOST)["pair"].unique())
 
 
@@ -135,11 +136,13 @@ def _threshold(greys: np.ndarray) -> float:
     return max(SAME, float(np.tanh(np.median(z) + APART * spread)) if len(z) else SAME)
 
 
-def _registered(greys: np.ndarray) -> pd.DataFrame:
-    """Pairs of grey pictures, uint8 [N, 64, 64], that registration shows to be one photo, see `copy_pairs`."""
+def _registered(greys: np.ndarray, known: np.ndarray) -> pd.DataFrame:
+    """Pairs of grey pictures, uint8 [N, 64, 64], beside the `known` ones, that registration shows to be one photo."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         half, small = zip(*pool.map(registration.sketches, greys), strict=True)
     pairs, mirrored = _similar(np.stack(small))
+    new = ~np.isin(pairs @ [len(greys), 1], known @ [len(greys), 1])
+    pairs, mirrored = pairs[new], mirrored[new]
     alike = _most_alike(pairs, _alike(np.stack(half), pairs, mirrored))
     found = pd.DataFrame(pairs[alike], columns=["a", "b"])
     found["kind"] = np.where(mirrored[alike], "mirrored", "registered")
@@ -153,7 +156,8 @@ def copy_pairs(hashes: pd.Series, thumbnails: np.ndarray, greys: np.ndarray) -> 
     From hashes of their content, thumbnails uint8 [N, 256] and grey pictures uint8 [N, 64, 64]. ``kind`` is "identical"
     (each with the next of the same content), "near" (see `near_pairs`), "registered" or, of a picture and the mirror
     image of the other, "mirrored". ``correlation`` is that of fine detail after registration, at least `SAME` for the
-    last two, NaN for identical ones. Of identical pictures only the first is compared with others.
+    last two, NaN for identical ones. Of identical pictures only the first is compared with others, and of those that
+    look alike the `MOST` most alike are registered.
     """
     codes = pd.factorize(hashes)[0]
     order = np.argsort(codes, kind="stable")
@@ -164,7 +168,7 @@ def copy_pairs(hashes: pd.Series, thumbnails: np.ndarray, greys: np.ndarray) -> 
         near = near_pairs(thumbnails[first])
         looks = pd.DataFrame(near, columns=["a", "b"]).assign(
             kind="near", correlation=_correlations(greys[first], near, np.zeros(len(near), bool)))
-        found = _registered(greys[first]).sort_values("correlation", ascending=False, kind="stable")
+        found = _registered(greys[first], near).sort_values("correlation", ascending=False, kind="stable")
         # A symmetric face is found plain and mirrored: the better one counts.
         found = pd.concat([looks, found]).drop_duplicates(["a", "b"])
         tables.append(found.assign(a=first[found["a"]], b=first[found["b"]]))

@@ -18,7 +18,7 @@ from agehelpers.data.duplicates import cluster_numbers, copy_pairs
 from agehelpers.data.names import ATTRIBUTES, OLDEST, VERDICTS, Label, parse_name
 from agehelpers.data.registration import SIDE
 
-VERSION = 2  # of the table's content; raised when a folder comes out differently, so that no older cache is read
+VERSION = 3  # of the table's content; raised when a folder comes out differently, so that no older cache is read
 THUMBNAIL = 16  # pixels; side of the grey picture by which near-identical ones are found
 
 # What a column of a data set may not be called: these are columns of predictions, or made by the evaluation.

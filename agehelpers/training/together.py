@@ -71,7 +71,7 @@ def equalise(*models: nn.Module | None) -> None:
 
 
 def gathered(own: list[Tensor]) -> list[Tensor]:
-    """All batches in order, on the CPU, of which each process has computed every `world`-th."""
+    """All batches in order, on the CPU, of which each of several processes has computed every `world`-th."""
     parts: list[list[Tensor]] = [[] for _ in range(world()[1])]
     distributed.all_gather_object(parts, [one.cpu() for one in own])
     return [parts[number % len(parts)][number // len(parts)] for number in range(sum(map(len, parts)))]

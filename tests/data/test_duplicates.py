@@ -1,5 +1,6 @@
 """Copies of one photo, how they are searched, and the clusters they form."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -67,6 +68,30 @@ def test_of_many_that_look_alike_the_best_of_each_picture_are_registered(monkeyp
     kept = duplicates._most_alike(everyone, np.random.default_rng(0).uniform(0.7, 1, len(everyone)))
     assert len(kept) <= duplicates.MOST * 100
     assert np.bincount(everyone[kept].ravel()).min() >= duplicates.MOST
+
+
+def test_what_looks_alike_is_registered_for_the_best_only_and_not_where_it_is_known(monkeypatch):
+    rng, tried = np.random.default_rng(4), []
+    greys = np.clip(photo(0).astype(int) + rng.normal(0, 30, (40, 64, 64)), 0, 255).astype(np.uint8)
+    monkeypatch.setattr(duplicates, "_correlations", lambda greys, pairs, mirrored: (
+        tried.append(set(map(tuple, pairs))), np.zeros(len(pairs)))[1])
+    monkeypatch.setattr(duplicates, "_threshold", lambda greys: 1.0)
+    nothing = np.empty((0, 2), np.int64)
+    duplicates._registered(greys, nothing)
+    monkeypatch.setattr(duplicates, "MOST", 1)
+    duplicates._registered(greys, nothing)
+    duplicates._registered(greys, np.array(sorted(tried[1])))
+    assert len(tried[0]) > 40 >= len(tried[1]) > 10 and tried[1] < tried[0]
+    assert tried[2] and not tried[1] & tried[2]
+
+
+def test_twenty_cuts_of_one_photo_are_one_cluster():
+    cuts = [photo(0, 1 + zoom / 50, turn, zoom / 2) for zoom in range(5) for turn in (-2, 0, 1, 3)]
+    greys = np.stack([*cuts, *map(photo, range(1, 81))])
+    thumbnails = np.stack([cv2.resize(grey, (16, 16), interpolation=cv2.INTER_AREA).ravel() for grey in greys])
+    pairs = copy_pairs(pd.Series(map(str, range(100))), thumbnails, greys)
+    assert cluster_numbers(100, pairs).tolist() == [0] * 20 + list(range(1, 81))
+    assert set(pairs["kind"]) == {"near", "registered"}
 
 
 def album() -> list[np.ndarray]:
