@@ -1,4 +1,4 @@
-"""The comparison of methods on equal footing: the same pictures, budget and seeds, each at its own learning rate."""
+"""The comparison of methods on equal footing: the same pictures, epochs and seeds, each at its own learning rate."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ SHORT: dict[str, Any] = {"protocol": "selection", "epochs": 3}  # in which each 
 FINE = {"optimizer": "adamw", "weight_decay": 0.05}
 OURS: dict[str, Any] = {**LITE0, **FINE, "head": "distribution", "sigma": 2.0, "l1_weight": 0.1, "decode": "median"}
 COMPARED = ("l1", "l2", "huber", "cross_entropy", "dldl", "dldl_v2", "sord", "mean_variance", "ordinal", "coral",
-            "corn", "compare", "spatial_transformer", "ssrnet")  # several views take three and four times as long
+            "corn", "compare", "spatial_transformer", "ssrnet", "parts", "nested")
 FACTORS = (1 / 3, 1, 3)  # of a row's own rate
 FROM_SCRATCH = ("distribution", "plain", "resnet101", "efficientnet", "seresnet", "vit", "dex", "dexor")
 
