@@ -1,6 +1,7 @@
 """The comparison of methods: the same budget for all, each at the rate that selection chose, judged on a test."""
 
 import dataclasses
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from agehelpers import paths
 from agehelpers.config import load_config
 from agehelpers.methods.table import METHODS
+from agehelpers.training.records import read_record
 from tools import ablation, methods
 from tools.ablation import Table
 from tools.plan import PLAN, Planned, state, table_of
@@ -51,6 +53,14 @@ def test_networks_start_from_random_weights():
     assert {name for name, weights in starts.items() if weights} == {"base", "Lite1, from ImageNet",
                                                                       "Lite2, from ImageNet"}
     assert {"resnet50", "dex", "vit", "seresnet"} < set(starts)
+
+
+def test_every_related_work_was_trained_on_real_pictures():
+    cited = {name for name, row in METHODS.items() if row.cited}
+    assert len(cited) == 11 and cited <= {*methods.COMPARED, *methods.FROM_SCRATCH}
+    committed = Path(__file__).parents[2] / "data" / "records"
+    records = [read_record(committed / name) for name in ("methods_heads", "methods_networks")]
+    assert cited <= {row for record in records for row in record.tables["runs"]["row"]}
 
 
 def test_without_the_rates_the_comparison_is_still_to_come():
