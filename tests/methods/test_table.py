@@ -59,9 +59,9 @@ def test_it_memorises_eight_faces(name):
     model.head.start_at(ages)
     side = 64 if name == "ssrnet" else 32  # others are resized
     images = torch.randn(8, 3, side, side)
-    rate = 0.0001 if config.backbone == "vgg16" else 0.002 if EVERY else 0.005 if name == "ssrnet" else 0.02
-    optimizer = torch.optim.Adam(model.parameters(), rate)  # VGG-16 has no batch normalization
-    for _ in range(200):
+    rate = min(config.lr, 0.002) if EVERY else 0.005 if name == "ssrnet" else 0.02
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    for _ in range(400 if EVERY else 200):
         if model.head.references:
             with torch.no_grad():
                 model.head.refer(model.backbone(images).repeat(32, 1), ages.repeat(32))
