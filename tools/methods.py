@@ -17,6 +17,7 @@ OURS: dict[str, Any] = {**LITE0, **FINE, "head": "distribution", "sigma": 2.0, "
 COMPARED = ("l1", "l2", "huber", "cross_entropy", "dldl", "dldl_v2", "sord", "mean_variance", "ordinal", "coral",
             "corn", "compare", "spatial_transformer", "ssrnet", "parts", "nested")
 FACTORS = (1 / 3, 1, 3)  # of a row's own rate
+FURTHER = {"base": (9,), "l1": (9,), "l2": (9,), "ssrnet": (9, 27)}  # where the largest of these was the best
 FROM_SCRATCH = ("distribution", "plain", "resnet101", "efficientnet", "seresnet", "vit", "dex", "dexor")
 
 
@@ -31,10 +32,10 @@ def _rate(name: str) -> float:
 
 
 def rates() -> Table:
-    """Each compared method at three rates, one short training each; the base is ours at its own."""
+    """Each compared method at three rates or more, one short training each; the base is ours at its own."""
     rows = {"base": {**OURS, "lr": _rate("base")}}
     for name in ("base", *COMPARED):
-        for rate in (float(f"{_rate(name) * factor:.2g}") for factor in FACTORS):
+        for rate in (float(f"{_rate(name) * factor:.2g}") for factor in (*FACTORS, *FURTHER.get(name, ()))):
             if (name, rate) != ("base", _rate("base")):
                 rows[f"{name}, lr {rate:g}"] = {**_settings(name), "lr": rate}
     return Table(rows, BUDGET | SHORT, seeds=(0,))

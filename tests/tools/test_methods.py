@@ -26,11 +26,12 @@ def chosen(tmp_path, monkeypatch):
     pd.DataFrame({"row": list(rows), "val_mae": val}).to_csv(folder / "runs.csv", index=False)
 
 
-def test_each_method_is_tried_at_three_rates_once():
+def test_each_method_is_tried_at_three_rates_or_more_once():
     table = methods.rates()
     base = table.budgeted(load_config("laptop"))
     configs = [dataclasses.replace(base, **row) for row in table.rows.values()]
-    assert len(configs) == 3 * (1 + len(methods.COMPARED)) and base.protocol == "selection"
+    more = sum(map(len, methods.FURTHER.values()))
+    assert len(configs) == 3 * (1 + len(methods.COMPARED)) + more and base.protocol == "selection"
     assert all(one != other for place, one in enumerate(configs) for other in configs[:place])
     assert {one.lr for one in configs if one.head == "coral"} == {0.00033, 0.001, 0.003}
     assert {(one.image_size, one.epochs, one.rotation, one.auxiliary) for one in configs} == {(72, 3, 15, 0)}
