@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -36,9 +35,9 @@ def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file}: no such checkpoint; train one with `python -m agehelpers train`")
     try:
-        with safe_open(file, framework="pt") as opened:
-            state = json.loads((opened.metadata() or {})["state"])
-            return {key: opened.get_tensor(key) for key in opened.keys()}, state
+        data = Path(file).read_bytes()  # at once: a training may put a newer file in its place meanwhile
+        tensors, length = load(data), int.from_bytes(data[:8], "little")
+        return tensors, json.loads(json.loads(data[8:8 + length])["__metadata__"]["state"])
     except Exception as error:  # safetensors has its own error type for a damaged header
         raise ValueError(f"{file}: not a checkpoint of agehelpers, or damaged ({error})") from error
 

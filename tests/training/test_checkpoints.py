@@ -1,6 +1,8 @@
 """Checkpoints: tensors with their settings, whole or not at all."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -78,6 +80,35 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         save_checkpoint(file, {"a": torch.zeros(2)}, {"epoch": 2})
     assert load_checkpoint(file)[1] == {"epoch": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+REPLACE = """
+import os, sys
+versions = [open(name, "rb").read() for name in sys.argv[1:3]]
+while True:
+    for version in versions:
+        with open(sys.argv[3] + ".part", "wb") as file:
+            file.write(version)
+        os.replace(sys.argv[3] + ".part", sys.argv[3])
+"""
+
+
+@pytest.mark.fault("a checkpoint read while a training replaces it", "one of the two, whole")
+def test_a_checkpoint_that_is_replaced_meanwhile_is_read_as_one_of_the_two(tmp_path):
+    names = [str(tmp_path / f"{name}.safetensors") for name in ("one", "two", "best")]
+    for number, name in enumerate(names):
+        state = {"value": number, "more": "x" * 80 * number}
+        save_checkpoint(name, {"value": torch.full((20_000,), float(number))}, state)
+    with subprocess.Popen([sys.executable, "-c", REPLACE, *names]) as writer:
+        try:
+            while load_checkpoint(names[-1])[1]["value"] == 2 and writer.poll() is None:
+                pass
+            for _ in range(1000):
+                tensors, state = load_checkpoint(names[-1])
+                assert (tensors["value"] == state["value"]).all()
+        finally:
+            writer.kill()
+    assert state["value"] < 2
 
 
 def test_damaged_missing_and_foreign_checkpoints_are_named(tmp_path):
