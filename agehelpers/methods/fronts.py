@@ -65,7 +65,8 @@ class Views(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, V * C]; batch normalisation sees all views of a batch together."""
         together = torch.cat(self.crops(images)).contiguous(memory_format=torch.channels_last)
-        return torch.cat(self.backbone(together).chunk(len(self.boxes)), 1)
+        features = self.backbone(together).unflatten(0, (len(self.boxes), images.shape[0]))
+        return features.transpose(0, 1).flatten(1)
 
 
 def add_front(kind: str | None, backbone: nn.Module, width: int) -> tuple[nn.Module, int]:

@@ -11,6 +11,8 @@ from agehelpers.config import PROFILES, Config, load_config
 from agehelpers.methods.heads import HEADS
 from agehelpers.methods.model import AgeEstimationModel, build_model
 from agehelpers.methods.table import METHODS, method_settings
+from agehelpers.photos.estimator import Estimator
+from agehelpers.photos.onnx import OnnxEstimator, export
 from agehelpers.training.checkpoints import load_model, save_checkpoint
 from agehelpers.training.trainer import Trainer
 
@@ -87,6 +89,19 @@ def test_a_step_of_training_and_a_round_trip_through_a_checkpoint(name, tmp_path
     kept, picture = load_model(tmp_path / "best.safetensors"), torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
         assert torch.allclose(kept(picture), model.eval()(picture), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NARROW if EVERY else ["coral", "parts", "ssrnet"])
+def test_as_an_onnx_file_it_takes_any_number_of_pictures(name, tmp_path):
+    config = narrow(name, image_size=64 if name == "ssrnet" else 32)
+    weights = {f"model.{key}": value for key, value in build_model(config, np.float32([20, 60])).state_dict().items()}
+    save_checkpoint(tmp_path / "best.safetensors", weights, {"config": dataclasses.asdict(config)})
+    export(tmp_path / "best.safetensors", tmp_path / "onnx")
+    images = np.random.default_rng(0).normal(0, 1, (3, *2 * [config.image_size], 3)).astype(np.float32)
+    ours = OnnxEstimator(tmp_path / "onnx").years(images)
+    theirs = Estimator(tmp_path / "best.safetensors").years(images)
+    assert list(ours) == list(theirs)
+    assert all(np.abs(ours[key] - theirs[key]).max() < 0.01 for key in theirs)  # years
 
 
 @pytest.mark.parametrize("width", range(8))

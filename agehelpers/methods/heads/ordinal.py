@@ -31,7 +31,8 @@ class OrdinalHead(Head, nn.Linear):
 
     def survival(self, outputs: Tensor) -> Tensor:
         """P(age > k), [B, 100], never rising with k."""
-        return outputs.sigmoid().cummin(1).values
+        refused = F.pad(-outputs.sigmoid(), (MAX_AGE - 1, 0), value=-1.0)
+        return -F.max_pool1d(refused[:, None], MAX_AGE, stride=1)[:, 0]  # the least so far; ONNX has no cummin
 
     def distribution(self, outputs: Tensor) -> Tensor:
         """Probabilities of the ages 0 to 100, [B, 101]."""

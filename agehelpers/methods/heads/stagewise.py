@@ -1,5 +1,6 @@
 """The head of SSR-Net: an age from coarse to fine, in stages whose bins shift and stretch."""
 
+import torch
 from torch import Tensor
 
 from agehelpers.data.bands import MAX_AGE
@@ -28,10 +29,10 @@ class StagewiseHead(Head):
     def ages(self, outputs: Tensor) -> Tensor:
         """The formula above, in years [B]."""
         check_outputs(outputs, WIDTH)
-        age, scale, start = outputs.new_zeros(len(outputs)), outputs.new_ones(len(outputs)), 0
+        age, scale, start = torch.zeros_like(outputs[:, 0]), torch.ones_like(outputs[:, 0]), 0
         for bins in STAGES:
             p, eta, delta = outputs[:, start:start + 2 * bins + 1].split([bins, bins, 1], 1)
             scale = scale * bins * (1 + delta[:, 0])
-            age = age + (p * (p.new_tensor(range(bins)) + eta)).sum(1) / scale
+            age = age + (p * (torch.arange(bins, device=p.device) + eta)).sum(1) / scale
             start += 2 * bins + 1
         return (MAX_AGE + 1) * age
