@@ -157,6 +157,7 @@ def ablate(config: Config, record: Path, table: Table, workers: int = 0) -> pd.D
     seconds = sum(job.get("seconds", 0.0) for job in done)
     kept = {"tests": wide(done)} if table.part == "test" else {}
     write_record(record, circumstances(faces, seconds) | {
+        "devices": sorted({job["device"] for job in done}),  # rows may come from several machines
         "rows": table.rows, "seeds": table.seeds, "workers": workers, "threads_each": threads or None,
         "diverged": [job["row"] for job in done if job["state"] == "diverged"],
     }, {"runs": measured.drop(columns="errors"), "effects": effects, **kept})

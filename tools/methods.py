@@ -64,6 +64,7 @@ def heads() -> Table:
 def networks() -> Table:
     """Networks from random weights at 64 px, and Lite0 to Lite2 from ImageNet beside them; one seed, own rates."""
     scratch = {name: _settings(name) | {"weights": None} for name in FROM_SCRATCH}
+    scratch["Lite0, from random weights"] = OURS | {"weights": None}
     scratch["resnet50"] = scratch["resnet101"] | {"backbone": "resnet50"}
     lites = {f"Lite{n}, from ImageNet": {"backbone": f"timm/tf_efficientnet_lite{n}"} for n in (1, 2)}
     return Table({"base": OURS, **scratch, **lites},

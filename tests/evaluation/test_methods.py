@@ -44,8 +44,11 @@ def test_a_large_difference_is_found_and_a_small_one_is_not():
     small = found.iloc[-1]
     assert {small["better"], small["worse"]} == {"a", "b"} and small["q"] > 0.05 and (found["q"] >= found["p"]).all()
     freedom = 2  # 37 % of 3 methods with 2 each
-    power = stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)
-    assert found.attrs["detectable"] == pytest.approx(power * found["se"].median())
+    power = stats.t.isf(0.05 * 2 / 5.5 / 2, freedom) + stats.t.ppf(0.8, freedom)  # 2 of 3: 0.05 * 2 / (3 + 3/2 + 3/3)
+    assert (found["q"] < 0.05).sum() == 2 and found.attrs["detectable"] == pytest.approx(power * found["se"].median())
+    same = pairwise(made({"a": 0, "b": 0, "c": 0}, noise=0.3), LABELS)
+    power = stats.t.isf(0.05 / 5.5 / 2, freedom) + stats.t.ppf(0.8, freedom)  # none is found yet
+    assert (same["q"] > 0.05).all() and same.attrs["detectable"] == pytest.approx(power * same["se"].median())
     one = pairwise(made({"a": 0, "b": 1.0}, seeds=1), LABELS)
     assert one["p"].item() < 1e-6 and one.attrs["detectable"] == pytest.approx(2.80 * one["se"].item(), abs=0.01)
 
