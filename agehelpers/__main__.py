@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"agehelpers {options.command}: the GPU is out of memory; use a smaller batch_size", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        kept = " The last checkpoint is kept: the same command goes on with --resume."
+        kept = " What a checkpoint holds is kept: the same command goes on with --resume."
         print("\nInterrupted." + (kept if options.command in ("train", "grid") else ""), file=sys.stderr)
         return 130
 
@@ -105,9 +105,11 @@ def _report(options: argparse.Namespace) -> int:
     from agehelpers.training.records import load_record, read_record
 
     folder = Path(options.run)
-    record = read_record(folder) if folder.is_dir() else load_record(options.run)
+    record = read_record(folder.resolve()) if folder.is_dir() else load_record(options.run)
     out = options.out or Path(f"{record.name}.html")
-    print(f"written: {paths.write_atomically(out, report(record))}")
+    with paths.reading(folder, "restore this record, or make it anew"):
+        page = report(record)
+    print(f"written: {paths.write_atomically(out, page)}")
     return 0
 
 
@@ -231,7 +233,8 @@ def _predict(options: argparse.Namespace) -> int:
             print(f"agehelpers predict: stopped after {len(tables)} of {len(files)} files", file=sys.stderr)
     found = pd.concat(tables, ignore_index=True)
     hidden = (["face", "x", "y", "side", "turn"] if options.crops else []) + ["reason"] * (not found["reason"].any())
-    print(found.drop(columns=hidden).to_string(index=False, na_rep=""))
+    shown = found.assign(photo=["".join(one if one.isprintable() else "?" for one in name) for name in found["photo"]])
+    print(shown.drop(columns=hidden).to_string(index=False, na_rep=""))
     return int((found["face"].isna() & (found["reason"] != "no face found")).any())  # 1: a file could not be read
 
 

@@ -30,13 +30,13 @@ class DataSettings:
     split_seed: int = Field(
         default=0, ge=0, description="which of the protocol's lists: 0, of benchmark 0 to 4 (other seeds: by code)")
     limit: int = Field(default=0, ge=0, description="use this many pictures, spread evenly over the parts (0: all)")
-    image_size: int = Field(default=64, gt=0, description="side of what the network sees")
+    image_size: int = Field(default=64, gt=0, le=1024, description="side of what the network sees")
     grow_from: int | None = Field(
         default=None, ge=8, multiple_of=8, description="side in the first epoch, growing in three quarters of them")
     conflicts: Literal["keep", "median", "drop"] = Field(
         default="keep", description="training pictures whose copies carry other ages: keep, set to the median, drop")
     cache_size: int | None = Field(
-        default=None, gt=0, description="side of the decoded pixels; none: 1.25 * image_size, at most 200")
+        default=None, gt=0, le=2048, description="side of the decoded pixels; none: 1.25 * image_size, at most 200")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -94,6 +94,19 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Whatever the block cannot make of the content of `path` is a ValueError that names it and the remedy."""
+    try:
+        yield
+    except Exception as error:  # files from strangers, or half overwritten, raise almost anything
+        missing = isinstance(error, OSError) and error.errno  # a file that is not to be read; a gzip's has no number
+        if missing or isinstance(error, ImportError) or str(path) in str(error):
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ValueError(f"{path}: cannot be used ({told}); {remedy}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path`, whose folder is made; it replaces `path` atomically if the block succeeds."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")

@@ -8,6 +8,7 @@ interpreter, too, since each case is on disk before it is read. Prints counts by
 """
 
 import argparse
+import gzip
 import io
 import json
 import os
@@ -25,12 +26,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from agehelpers import paths
+from agehelpers.config import Config, config_from_dict
 from agehelpers.data.decoder import open_picture
-from agehelpers.data.labels import read_listed
+from agehelpers.data.labels import cached_labels, read_listed, usable
+from agehelpers.data.pixels import load_pixels
+from agehelpers.html_report import report
 from agehelpers.photos.align import load_aligner
 from agehelpers.photos.estimator import Estimator
 from agehelpers.training import grid, records, workers
 from agehelpers.training.checkpoints import load_model
+from agehelpers.training.resume import restore_training
+from agehelpers.training.trainer import Trainer
 
 SECONDS, MEMORY = 20, 3 * 2**30  # of one case; bytes beyond those taken at the start
 ODD = [b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f",
@@ -94,23 +101,31 @@ class Kinds:
 
     def __init__(self, place: Path, run: Path, onnx: Path | None) -> None:
         self.place, self.run = place, run
-        self.estimator = Estimator(run / "best.safetensors")
+        self.estimator, self.reports = Estimator(run / "best.safetensors"), 0
+        self.trainer = Trainer(load_model(run / "best.safetensors"), self.config(run), torch.device("cpu"), 3)
         whole = {file.name: file.read_bytes() for file in sorted(run.iterdir()) if file.is_file()}
         listed = b"path,age,region\nface one.jpg,30,north\n\"a,b.jpg\",4,south\nc.jpg,,\n"
         self.valid: dict[str, dict[str, bytes]] = {
             "picture": pictures(), "photo": pictures(48), "table of pictures": {"listed.csv": listed},
-            "record": {name: content for name, content in whole.items() if name.endswith((".csv", ".json"))},
+            "record": {name: content for name, content in whole.items() if name.endswith((".csv", ".json"))} | {
+                "predictions.csv.gz": gzip.compress(whole["predictions.csv"], mtime=0)},
             "checkpoint": {"best.safetensors": whole["best.safetensors"]},
+            "training": {"last.safetensors": whole["last.safetensors"]}, "cache": self.caches(),
             "aligner": {"aligner.safetensors": whole["aligner.safetensors"]},
             "grid's journal": {workers.JOURNAL: (run / "grid" / workers.JOURNAL).read_bytes()}}
         self.read: dict[str, Callable[[Path], Any]] = {
             "picture": open_picture, "photo": self.photo, "table of pictures": read_listed, "record": self.record,
-            "checkpoint": load_model, "aligner": load_aligner, "grid's journal": self.journal}
+            "checkpoint": Estimator, "training": self.training, "cache": self.cache, "aligner": load_aligner,
+            "grid's journal": self.journal}
         if onnx is not None:
             from agehelpers.photos.onnx import OnnxEstimator
 
             self.valid["ONNX file"] = {"age.onnx": (onnx / "age.onnx").read_bytes()}
             self.read["ONNX file"] = lambda file: OnnxEstimator(file.parent)
+
+    @staticmethod
+    def config(run: Path) -> Config:
+        return config_from_dict(json.loads((run / "config.json").read_text())["config"])
 
     def photo(self, file: Path) -> bool:
         """A bad photo is a row with a reason, never an error; whether it was read."""
@@ -123,7 +138,28 @@ class Kinds:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.run, folder, ignore=shutil.ignore_patterns("*.safetensors", "grid"))
         shutil.copyfile(file, folder / file.name)
-        records.read_record(folder)
+        found = records.read_record(folder)
+        self.reports += 1
+        if self.reports % 20 == 1:  # drawing takes seconds
+            with paths.reading(folder, "restore it"):
+                report(found)
+
+    def training(self, file: Path) -> None:
+        restore_training(self.trainer, file)
+
+    def caches(self) -> dict[str, bytes]:
+        """What the cache of three faces holds: their labels and their pixels."""
+        self.faces, place = self.place / "faces", self.place / "whole cache"
+        self.faces.mkdir()
+        for name, picture in zip(("30_0_0_2017.jpg", "31_1_0_2017.jpg", "32_1_1_2017.jpg"), pictures().values(),
+                                 strict=False):
+            (self.faces / name).write_bytes(picture)
+        self.cache(place / "none")
+        return {file.name: file.read_bytes() for file in place.iterdir() if not file.name.startswith(".")}
+
+    def cache(self, file: Path) -> None:
+        os.environ["AGEHELPERS_CACHE"] = str(file.parent)
+        load_pixels(self.faces, usable(cached_labels(self.faces)), 24)
 
     def journal(self, file: Path) -> None:
         grid.cells_table(workers.open_study(file.parent))
@@ -172,7 +208,7 @@ def case(kinds: Kinds, kind: str, rng: random.Random, noted: list[str]) -> tuple
     try:
         outcome, wrong = "refused" if kinds.read[kind](file) is False else "read", ""
     except (ValueError, OSError) as error:
-        named = folder.name in str(error) and not isinstance(error, TimeoutError)
+        named = str(folder) in str(error) and not isinstance(error, TimeoutError)
         outcome, wrong = "refused", "" if named else f"names no file: {error!r}"
     except BaseException:
         outcome, wrong = "failed", traceback.format_exc()

@@ -269,6 +269,7 @@ def test_nothing_opens_a_connection(faces, trained, tmp_path, monkeypatch):
     crop = next(iter(faces.glob("2*.jpg")))
     for arguments in (["index", str(faces), "--out", str(tmp_path / "labels.csv")], ["methods"],
                       ["predict", str(crop), "--crops"], ["predict", str(crop)],
+                      ["export", "--checkpoint", str(trained / "best.safetensors"), "--out", str(tmp_path / "onnx")],
                       ["report", str(trained), "--out", str(tmp_path / "page.html")]):
         assert main(arguments) == 0, arguments
     with pytest.raises(AssertionError, match="a connection was opened"):

@@ -31,7 +31,7 @@ CASES, SEED = int(os.environ.get("AGEHELPERS_TEST_CASES", "500")), int(os.enviro
 def stock(trained, exported, tmp_path_factory):
     """A finished run with an aligner, a grid's journal and ONNX files."""
     place = tmp_path_factory.mktemp("fuzz")
-    shutil.copytree(trained, place / "run", ignore=shutil.ignore_patterns("last*", ".*"))
+    shutil.copytree(trained, place / "run", ignore=shutil.ignore_patterns(".*"))
     save_aligner(place / "run" / "aligner.safetensors", Aligner(), {"pictures": 1})
     study = workers.open_study(place / "run" / "grid")
     for lr in (0.1, 0.2):
@@ -41,7 +41,7 @@ def stock(trained, exported, tmp_path_factory):
     return place
 
 
-@pytest.mark.fault("files changed at random (pictures, photos, tables, records, checkpoints, aligners, journals, ONNX)",
+@pytest.mark.fault("files changed at random (kinds: below)",
                    "read, or an error that names the file; no hang, no program, no socket, no file elsewhere")
 def test_changed_files_are_read_or_refused_by_name(stock, record_property):
     done = subprocess.run([sys.executable, str(Path(__file__).with_name("fuzz.py")), str(stock), "--cases", str(CASES),
@@ -88,7 +88,7 @@ FIELDS = sorted(Config.__dataclass_fields__)
 
 
 @pytest.mark.fault("settings of any text", "a configuration, or an error that names the setting")
-@hypothesis_settings(max_examples=CASES // 5, deadline=1000, derandomize=True)
+@hypothesis_settings(max_examples=CASES // 5, deadline=1000, derandomize=not SEED)
 @given(st.dictionaries(st.one_of(st.sampled_from(FIELDS), TEXT), st.one_of(
     TEXT, st.integers().map(str), st.floats().map(str), st.none(), st.booleans(), st.floats(), st.lists(TEXT)),
     max_size=3))
@@ -100,7 +100,7 @@ def test_any_settings_are_taken_or_refused(settings):
         assert any(key in str(error) for key in settings) or "nesterov" in str(error)
 
 
-@hypothesis_settings(max_examples=CASES // 10, deadline=1000, derandomize=True)
+@hypothesis_settings(max_examples=CASES // 10, deadline=1000, derandomize=not SEED)
 @given(st.lists(TEXT, max_size=4))
 def test_any_arguments_are_pairs_or_refused(entries):
     try:
@@ -110,7 +110,7 @@ def test_any_arguments_are_pairs_or_refused(entries):
 
 
 @pytest.mark.fault("tables of pictures of any text", "labels, or an error that names the file")
-@hypothesis_settings(max_examples=CASES // 5, deadline=2000, derandomize=True)
+@hypothesis_settings(max_examples=CASES // 5, deadline=2000, derandomize=not SEED)
 @given(st.lists(st.lists(st.one_of(TEXT, st.sampled_from(["path", "age", "person", "name", "", "30", "a.jpg"])),
                          max_size=5), max_size=5), st.sampled_from(["utf-8", "utf-16", "latin-1"]))
 def test_any_table_is_read_or_refused(rows, encoding):
@@ -124,7 +124,7 @@ def test_any_table_is_read_or_refused(rows, encoding):
         assert "listed.csv" in str(error)
 
 
-@hypothesis_settings(max_examples=CASES // 5, deadline=1000, derandomize=True)
+@hypothesis_settings(max_examples=CASES // 5, deadline=1000, derandomize=not SEED)
 @given(st.one_of(st.text(max_size=60), st.from_regex(r"[0-9]{0,4}_[0-9]{0,2}_[0-9]{0,2}_[0-9]{0,20}(\.\w+)*",
                                                       fullmatch=True)))
 def test_any_name_has_labels_or_none(name):

@@ -69,7 +69,7 @@ def left(place: Path) -> dict[str, object]:
                 "state": {key: value for key, value in state.items() if key not in ("history", "seconds")}}
         elif file.suffix == ".json":
             found[name] = sorted(json.loads(file.read_text()))
-        elif file.suffix == ".csv":
+        elif file.suffix in (".csv", ".gz"):
             found[name] = pd.read_csv(file).drop(columns="seconds", errors="ignore").to_csv()
         elif file.suffix == ".npy":
             found[name] = np.load(file).tobytes()

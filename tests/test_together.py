@@ -1,5 +1,6 @@
 """Two and three processes that train one model: each picture once an epoch, metrics of all, one writer, one result."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,12 +11,13 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from striped import CONFIG, datasets, fresh
 
 from agehelpers import paths
 from agehelpers.config import load_config
 from agehelpers.data import dataset as dataset_module
 from agehelpers.data.dataset import FaceDataset
-from agehelpers.training import together
+from agehelpers.training import loop, together
 from agehelpers.training.checkpoints import load_checkpoint
 from agehelpers.training.records import load_record
 
@@ -105,6 +107,39 @@ def test_alone_nothing_is_shared(monkeypatch):
     with together.processes():
         assert together.agreed(3) == 3 and together.first_alone(lambda: 4) == 4
         together.equalise(torch.nn.Linear(1, 1), None)
+
+
+def test_all_weights_and_statistics_become_the_first_ones(monkeypatch):
+    first, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    other(torch.rand(5, 2))
+    theirs = iter(first.state_dict().values())
+    monkeypatch.setattr(together, "world", lambda: (1, 2))
+    monkeypatch.setattr(together.distributed, "broadcast", lambda own, source: own.copy_(next(theirs)))
+    together.equalise(other, None)
+    assert all(torch.equal(one, two) for one, two in zip(first.buffers(), other.buffers(), strict=True))
+
+
+def test_statistics_are_equal_before_a_share_is_validated(monkeypatch, tmp_path):
+    """Else each process would judge its share of the validation pictures with statistics of its own."""
+    order, model = [], fresh()
+    monkeypatch.setattr(loop, "equalise", lambda *models: order.append([type(one).__name__ for one in models]))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: order.append("evaluated") or (1.0, 1.0))
+    loop.train(model, *datasets(), CONFIG, tmp_path)
+    assert order[1::2] == ["evaluated"] * CONFIG.epochs and all("AgeEstimationModel" in one for one in order[::2])
+
+
+@pytest.mark.parametrize(("number", "pictures", "refused"),
+                         [(2, 30, False), (2, 34, False), (3, 34, True), (2, 33, True)])
+def test_batch_normalisation_needs_two_pictures_in_a_share(monkeypatch, number, pictures, refused):
+    config = load_config("ci", {"batch_size": 30})
+    data = FaceDataset(np.zeros((pictures, 50, 50, 3), np.uint8), np.arange(pictures), np.ones(pictures, np.float32),
+                       config)
+    monkeypatch.setattr(together, "world", lambda: (0, number))
+    normed = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+    together.check_batches(normed[0], data)
+    with pytest.raises(ValueError, match=rf"a last batch of {pictures - 30}.*{number} processes: choose another") if (
+            refused) else contextlib.nullcontext():
+        together.check_batches(normed, data)
 
 
 def test_batches_come_back_in_order(monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ import pandas as pd
 import pytest
 
 from agehelpers import paths
+from agehelpers.data import pixels
+from agehelpers.data.labels import cached_labels, usable
 from agehelpers.training import records
 from agehelpers.training.grid import search
 
@@ -45,6 +48,36 @@ def test_two_processes_leave_one_result(quick, trained, tmp_path, grid):
         pd.read_csv(folder / "predictions.csv") for folder in (tmp_path / "one", trained)]
     pd.testing.assert_frame_equal(*[table.drop(columns="seconds", errors="ignore") for table in tables])
     assert not list((tmp_path / "one").glob("*.part")) and not list((tmp_path / "one").glob("cell-*"))
+
+
+def test_a_second_process_trains_nothing_while_the_first_is_at_work(quick, trained, tmp_path):
+    with paths.alone(tmp_path / "one" / "config.json"):
+        second = start(tmp_path / "one", quick)
+        assert second.stderr is not None
+        assert any("another process is at work there" in line for line in second.stderr)  # it ends the loop
+        assert [file.name for file in (tmp_path / "one").iterdir()] == [".config.json.lock"]
+        shutil.copytree(trained, tmp_path / "one", dirs_exist_ok=True)  # what the first leaves
+        before = (tmp_path / "one" / "last.safetensors").stat().st_mtime_ns
+    second.communicate(timeout=60)
+    assert second.returncode == 0 and (tmp_path / "one" / "last.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.fault("two at once on one cache", "the second waits; each picture is decoded once")
+def test_two_at_once_decode_each_picture_once(faces, tmp_path, monkeypatch):
+    labels, seen, real = usable(cached_labels(faces)), [], pixels.decode
+
+    def slow(file, size):
+        time.sleep(0.02)
+        seen.append(file.name)
+        return real(file, size)
+
+    monkeypatch.setattr(pixels, "decode", slow)
+    both = [threading.Thread(target=pixels.load_pixels, args=(faces, labels, 20, tmp_path)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(60)
+    assert sorted(seen) == sorted(labels["name"])
 
 
 def test_who_comes_second_waits_and_says_so(tmp_path, capsys):

@@ -80,7 +80,7 @@ def test_what_is_installed_works_where_there_is_no_checkout(site, python, faces,
     assert sorted(entry.name for entry in (tmp_path / "work").iterdir()) == ["records", "runs", "t.csv"]
     drawn, = (tmp_path / "home" / "data" / "agehelpers" / "sample_faces").iterdir()
     assert len(list(drawn.iterdir())) > 600
-    assert {file.suffix for file in (tmp_path / "home" / "cache" / "agehelpers").iterdir()} == {".csv", ".npy", ".lock"}
+    assert {file.suffix for file in (tmp_path / "home" / "cache" / "agehelpers").iterdir()} == {".gz", ".npy", ".lock"}
 
 
 def few(faces: Path, tmp_path: Path) -> Path:

@@ -3,6 +3,7 @@
 `make test-workers` does the same on PostgreSQL, which it starts and stops (Debian: apt-get install postgresql).
 """
 
+import faulthandler
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from agehelpers.config import load_config
 from agehelpers.training import grid, workers
@@ -58,6 +61,7 @@ def begin(config, folder, storage) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
+        faulthandler.dump_traceback_later(350, exit=True)  # one that hangs says where
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             grid.search(config, folder, storage=storage)
@@ -124,6 +128,24 @@ def test_a_lock_is_held_until_the_end_of_its_trial_is_written(tmp_path, monkeypa
     monkeypatch.setattr(study._storage, "set_trial_state_values", late)
     done = workers.work(study, tmp_path, [({"lr": 0.1}, "full")], lambda cell, budget: {"val_mae": 7.0})
     assert done == 1 and looked and [trial.state.name for trial in other.trials] == ["COMPLETE"]
+
+
+@pytest.mark.fault("a worker that died within a cell", "its cell is done by another, once")
+def test_a_dead_workers_cell_is_done_again(tmp_path):
+    study, cell = workers.open_study(tmp_path), {"lr": 0.1}
+    study.enqueue_trial(cell, user_attrs={"budget": "full"})
+    study.ask({"lr": FloatDistribution(0.0, 1.0)})  # it begins, and nobody holds its lock
+    for _ in range(3):
+        workers.work(study, tmp_path, [(cell, "full")], lambda cell, budget: {"val_mae": 7.0})
+        if "COMPLETE" in [trial.state.name for trial in study.trials]:
+            break
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+
+
+def test_a_finished_trial_without_parameters_is_refused(tmp_path):
+    workers.open_study(tmp_path).add_trial(create_trial(value=1.0, user_attrs={"budget": "full"}))
+    with pytest.raises(ValueError, match=r"journal.log: not the storage of a grid.*trial 0 has no parameters"):
+        workers.open_study(tmp_path)
 
 
 def test_a_database_keeps_a_grid(config, tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def read_file(path: Path) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
-            return path.read_bytes()
+            return path.read_bytes() if status.st_size else b""  # a system's file has no size, and may never end
     except FileNotFoundError:
         if path.is_symlink():
             raise PictureError(str(path), "a link to nothing", advice="remove it") from None

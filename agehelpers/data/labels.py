@@ -1,6 +1,7 @@
 """From a folder of faces to the label table: one row per entry, what its name says, and what is wrong with it."""
 
 import csv
+import gzip
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -184,10 +185,10 @@ def cached_labels(folder: Path) -> pd.DataFrame:
     entries = sorted((file.name if folder.is_dir() else str(file), file.lstat().st_size, file.lstat().st_mtime_ns)
                      for file in files if os.path.lexists(file))
     key = hashlib.sha256(repr((VERSION, decoder.VERSION, entries)).encode()).hexdigest()[:16]
-    file = paths.cache_folder() / f"labels_{key}.csv"
+    file = paths.cache_folder() / f"labels_{key}.csv.gz"  # packed: a changed or shortened one cannot be unpacked
     if not file.exists():
-        write_labels(build_labels(folder), file)
-    return read_labels(file)
+        paths.write_atomically(file, gzip.compress(build_labels(folder).to_csv(index=False).encode(), mtime=0))
+    return read_labels(file, "remove it, and it is made anew")
 
 
 def write_labels(table: pd.DataFrame, path: Path) -> Path:
@@ -195,15 +196,13 @@ def write_labels(table: pd.DataFrame, path: Path) -> Path:
     return paths.write_atomically(Path(path), table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_labels(path: Path) -> pd.DataFrame:
-    """Read what `write_labels` wrote. ValueError where `path` is no label table."""
-    try:
+def read_labels(path: Path, remedy: str = "make a label table with `python -m agehelpers index`") -> pd.DataFrame:
+    """Read what `write_labels` wrote. ValueError, which says the `remedy`, where `path` is no label table."""
+    with paths.reading(path, remedy):
         types = {str(column): "str" for column in pd.read_csv(path, nrows=0)} | _TYPES
         unknown = {column: [""] for column in types if column not in ("name", "verdict", "reason", "conflict")}
         return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=unknown)[[
             *_TYPES, *(column for column in types if column not in _TYPES)]]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no label table ({error}); make one with `python -m agehelpers index`") from error
 
 
 def committed(name: str) -> Path:

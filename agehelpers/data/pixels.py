@@ -25,7 +25,11 @@ def load_pixels(folder: Path, labels: pd.DataFrame, size: int, cache: Path | Non
     if not file.exists():
         with paths.alone(file):
             _decode_all(folder, labels, size, file)
-    return np.load(file, mmap_mode="r")
+    with paths.reading(file, "remove it, and it is made anew"):
+        pixels = np.load(file, mmap_mode="r")
+        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), size, size, 3):
+            raise ValueError(f"{pixels.dtype} {pixels.shape}")
+    return pixels
 
 
 def _decode_all(folder: Path, labels: pd.DataFrame, size: int, file: Path) -> None:

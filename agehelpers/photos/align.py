@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agehelpers import paths
 from agehelpers.config import Config
 from agehelpers.data.faces import prepare_faces
 from agehelpers.methods.networks import convolution_blocks
@@ -128,8 +129,6 @@ def load_aligner(file: Path) -> Aligner:
     if "aligner" not in state:
         raise ValueError(f"{file}: not the weights of an aligner")
     model = Aligner()
-    try:
+    with paths.reading(file, "make another by the training's command with --aligner --resume"):
         model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ValueError(f"{file}: not an aligner of this version, or damaged ({error})") from error
     return model.eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from agehelpers import paths
 from agehelpers.config import config_from_dict
 from agehelpers.devices import pick_device
 from agehelpers.photos.align import load_aligner, look
@@ -42,12 +43,14 @@ class Estimator(PhotoReader):
     def __init__(self, checkpoint: Path | str = PACKAGED, find: Finder = find_faces) -> None:
         super().__init__(find)
         self.checkpoint = Path(checkpoint)
-        state = load_checkpoint(self.checkpoint)[1]
-        self.config = config_from_dict(state["config"] | {"device": "auto", "precision": "fp32"})
-        self.pixels_size, self.image_size = self.config.pixels_size, self.config.image_size
-        self.intervals = state.get("intervals")
-        self.device = pick_device(self.config)
-        self.model = fused(load_model(self.checkpoint)).to(self.device)
+        with paths.reading(self.checkpoint, "restore it, or train anew"):
+            model, state = load_model(self.checkpoint), load_checkpoint(self.checkpoint)[1]
+            self.config = config_from_dict(state["config"] | {"device": "auto", "precision": "fp32"})
+            self.pixels_size, self.image_size = self.config.pixels_size, self.config.image_size
+            self.intervals = state.get("intervals")
+            self.device = pick_device(self.config)
+            self.model = fused(model).to(self.device)
+            self.try_out()
         file = self.checkpoint.with_name("aligner.safetensors")
         self.look = partial(look, load_aligner(file)) if file.exists() else None
         self.no_aligner = (

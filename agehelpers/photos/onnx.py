@@ -30,11 +30,11 @@ class OnnxEstimator(PhotoReader):
         super().__init__(find)
         age, aligner = (Path(folder) / f"{name}.onnx" for name in ("age", "aligner"))
         self._age, known = _session(age)
-        facts = json.loads(known.get(KEY, "{}"))
-        if "pixels_size" not in facts:
-            raise ValueError(f"{age}: not written by agehelpers as age.onnx")
-        self.pixels_size, self.image_size = facts["pixels_size"], facts["image_size"]
-        self.intervals, self.look = facts["intervals"], None
+        with paths.reading(age, "not written by agehelpers as age.onnx: export it anew"):
+            facts = json.loads(known[KEY])
+            self.pixels_size, self.image_size = facts["pixels_size"], facts["image_size"]
+            self.intervals, self.look = facts["intervals"], None
+            self.try_out()
         self.no_aligner = f"{aligner}: no aligner, without which only crops can be read"
         if aligner.exists():
             session = _session(aligner)[0]

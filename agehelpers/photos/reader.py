@@ -136,6 +136,13 @@ class PhotoReader:
         found = pd.concat(tables).groupby(np.arange(len(crops)) // views).mean().round(1)
         return self._known(found)
 
+    def try_out(self) -> None:
+        """One blank crop goes through all of it: raises whatever is wrong with what the file of the network says."""
+        if not all(type(size) is int and 0 < size <= 2048 for size in (self.pixels_size, self.image_size)):
+            raise ValueError(f"sizes {self.pixels_size!r:.20}, {self.image_size!r:.20}")
+        if self.ages([np.zeros((8, 8, 3), np.uint8)], 1).isna().any(axis=None):
+            raise ValueError("it predicts no number")
+
     def _known(self, found: pd.DataFrame) -> pd.DataFrame:
         return attach_known(found, self.intervals) if self.intervals else found
 

@@ -34,12 +34,11 @@ def load_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file}: no such checkpoint; train one with `python -m agehelpers train`")
-    try:
+    with paths.reading(file, "no checkpoint of agehelpers; restore it, or remove it and train anew"):
         data = Path(file).read_bytes()  # at once: a training may put a newer file in its place meanwhile
-        tensors, length = load(data), int.from_bytes(data[:8], "little")
-        return tensors, json.loads(json.loads(data[8:8 + length])["__metadata__"]["state"])
-    except Exception as error:  # safetensors has its own error type for a damaged header
-        raise ValueError(f"{file}: not a checkpoint of agehelpers, or damaged ({error})") from error
+        tensors, length = dict(sorted(load(data).items())), int.from_bytes(data[:8], "little")
+        state = json.loads(json.loads(data[8:8 + length])["__metadata__"]["state"])
+        return tensors, dict(state)
 
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -70,16 +69,16 @@ def load_model(file: Path) -> AgeEstimationModel:
     tensors, state = load_checkpoint(file)
     if "param_groups" in state:
         raise ValueError(f"{file} is there to resume a training; predict with best.safetensors beside it")
-    try:
+    with paths.reading(file, "read it with the version that wrote it, or train anew"):
         model = AgeEstimationModel(config_from_dict(state["config"]), load_weights=False)
         left_out = STATISTICS if state.get("slim") else ()
         found = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+        if odd := [key for key, value in found.items() if not value.isfinite().all()]:
+            raise ValueError(f"{odd[0]} holds values that are not finite")
         fresh = {key: value for key, value in model.state_dict().items() if key.rpartition(".")[2] in left_out}
         model.load_state_dict(fresh | found)
         if decoding := state.get("decoding"):
             model.head.adjust(decoding["tau"], decoding["prior"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{file}: cannot be read by this version of agehelpers ({error})") from error
     return model.eval()
 
 

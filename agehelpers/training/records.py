@@ -6,12 +6,14 @@ record can be read where the pictures are not; others are kept), and intervals a
 
 import gzip
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from agehelpers import paths
@@ -102,10 +104,11 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 def read_facts(folder: Path, needed: Sequence[str] = RUN_FACTS) -> dict[str, Any]:
     """config.json of a record; ValueError for one of an older version, which lacks a fact that is `needed`."""
-    try:
-        facts = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder}/config.json is damaged ({error}); remove the folder, make it anew") from error
+    with paths.reading(folder / "config.json", "remove the folder, and make it anew"):
+        facts = dict(json.loads((folder / "config.json").read_text()))
+        for key, kind in {"config": dict, "split": str, "counts": dict, "mae": dict, "intervals": dict}.items():
+            if not isinstance(facts.get(key, kind()), kind):
+                raise TypeError(f"{key} is {facts[key]!r:.50}")
     if lacking := [key for key in needed if key not in facts]:
         raise ValueError(f"{folder} was made by an older version: its config.json has no {', '.join(lacking)}; "
                          "remove the folder and make it anew")
@@ -125,16 +128,15 @@ def read_record(folder: Path, labels: pd.DataFrame | None = None) -> Record:
     if missing:
         raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; is the run finished?")
     facts = read_facts(folder, RUN_FACTS if whole else ())
-    try:
+    with paths.reading(folder, "a table is damaged, or of other faces: restore it, or remove the folder, make it anew"):
         tables = {name: _read_table(file) for name, file in sorted(files.items())}
         if whole:
             found = tables["predictions"]
             if labels is None and "age" in found and (own := _own_labels(found)):
                 labels = found[["name", *own]]
             tables["predictions"] = attach_intervals(with_labels(found[_lean(found)], labels))
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: a table is damaged, or of other faces ({error}); restore it, or remove the folder "
-                         "and make it anew") from error
+            if not np.isfinite(tables["predictions"]["prediction"]).all():
+                raise ValueError("a prediction is not finite")
     return Record(folder.name, facts, tables)
 
 
@@ -196,8 +198,8 @@ def save_record(source: Path, name: str) -> Path:
 
 def check_record_name(name: str) -> Path:
     """Folder of a record to be; raises before anything is trained if the name is taken or no plain name."""
-    if not name or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"record name {name!r}: use letters, digits, - and _ only")
+    if not re.fullmatch(r"[\w-]{1,100}", name):
+        raise ValueError(f"record name {name!r}: use letters, digits, - and _ only, at most 100")
     target = paths.records_folder() / name
     if target.exists():
         raise FileExistsError(f"{target} exists; records are never overwritten: choose another name, or remove it")

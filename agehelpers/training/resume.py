@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agehelpers import paths
 from agehelpers.config import config_from_dict, differing_settings
 from agehelpers.data.augmentation import STREAM
 from agehelpers.training.checkpoints import load_checkpoint, save_checkpoint
@@ -44,8 +45,15 @@ def _write(trainer: Trainer, file: Path) -> None:
 
 def restore_training(trainer: Trainer, file: Path) -> None:
     """Continue from `file`; ValueError where it was made with other settings or in another precision."""
-    tensors, state = load_checkpoint(file)
+    with paths.reading(file, "remove it and its folder, and train anew"):
+        _restore(trainer, file, *load_checkpoint(file))
+
+
+def _restore(trainer: Trainer, file: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     _check_same(trainer, file, state)
+    epoch, step, seconds, history = (state[key] for key in ("epoch", "step", "seconds", "history"))
+    if not (0 <= epoch <= trainer.config.epochs and len(history) == epoch and step >= 0 and seconds >= 0):
+        raise ValueError(f"epoch {epoch}, step {step}, a history of {len(history)} epochs")
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -60,15 +68,14 @@ def restore_training(trainer: Trainer, file: Path) -> None:
         layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
         slots.setdefault(int(number), {})[name] = value.contiguous(memory_format=layout)
     trainer.optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
-    trainer.schedule.load_state_dict(state["schedule"])
+    trainer.schedule.load_state_dict({key: state["schedule"][key] for key in trainer.schedule.state_dict()})
     trainer.scaler.load_state_dict(state["scaler"])
     if state["step"] and trainer.rank == 0:  # within an epoch: its running metrics go on
         trainer.loss.load_state_dict(part("loss."))
         trainer.mae.load_state_dict(part("mae."))
         trainer.loss.to(trainer.device)  # torchmetrics replaces its state by the loaded one, which lies on the CPU
         trainer.mae.to(trainer.device)
-    trainer.epoch, trainer.step, trainer.seconds = state["epoch"], state["step"], state["seconds"]
-    trainer.history = state["history"]
+    trainer.epoch, trainer.step, trainer.seconds, trainer.history = epoch, step, seconds, history
 
 
 def _check_same(trainer: Trainer, file: Path, state: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -124,4 +125,8 @@ def run_folder(config: Config) -> Path:
 
 def latest_run(config: Config) -> Record:
     """The run with these settings: loaded if it is finished, resumed if it was interrupted, else trained now."""
-    return run(config, run_folder(config), resume=True)
+    try:
+        return run(config, run_folder(config), resume=True)
+    except KeyboardInterrupt:
+        print("Interrupted. Run this again, and it goes on from its last checkpoint.", file=sys.stderr)
+        raise

@@ -9,16 +9,19 @@ epoch, gradients and metrics are those of the whole batch. The first process alo
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from agehelpers.data.dataset import FaceDataset
 from agehelpers.devices import world
 from agehelpers.methods.model import AgeEstimationModel
 
 Result = TypeVar("Result")
+WAIT = timedelta(hours=12)  # while the first one decodes pictures, or waits for another training
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def processes() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if cuda else "gloo")
+    distributed.init_process_group("nccl" if cuda else "gloo", timeout=WAIT)
     try:
         if distributed.get_rank() == 0:
             yield
@@ -61,6 +64,16 @@ def shared(model: AgeEstimationModel) -> Callable[[Tensor], tuple[Tensor, Tensor
     if next(model.parameters()).is_cuda:
         wrapped = nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)
     return DistributedDataParallel(wrapped)
+
+
+def check_batches(model: nn.Module, training: FaceDataset) -> None:
+    """ValueError where a share of a batch would be one picture, and batch normalisation, on CPUs, needs two of each."""
+    if (number := world()[1]) == 1 or next(model.parameters()).is_cuda:
+        return
+    fewest = min(training.batch_sizes(0))
+    if fewest < 2 * number and any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in model.modules()):
+        raise ValueError(f"batch_size={training.config.batch_size} leaves a last batch of {fewest} pictures, too few "
+                         f"for batch normalisation in {number} processes: choose another batch_size")
 
 
 def equalise(*models: nn.Module | None) -> None:

@@ -133,7 +133,8 @@ class Trainer:
 
     def check(self, training: FaceDataset) -> None:
         """FloatingPointError names the first step of this epoch whose loss or gradient was not finite."""
-        if (step := int(self.broken)) >= 0:
+        skipped = self.scaler.is_enabled() and self.scaler.get_scale() < 2.0**-20  # halved at each step that is skipped
+        if (step := max(int(self.broken), self.step - 1 if skipped else -1)) >= 0:
             raise FloatingPointError(
                 f"loss or gradient of step {step + 1} of epoch {self.epoch + 1} is not finite (lr {self.config.lr:g}; "
                 f"a lower one usually helps, in a new run); its pictures: {training.batch_text(self.epoch, step)}")

@@ -48,7 +48,8 @@ def open_study(folder: Path, storage: str | None = None, name: str = "grid") -> 
                 kept = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
             study = optuna.create_study(storage=kept, study_name=name, direction="minimize", load_if_exists=True)
             for trial in study.trials:
-                _what(trial)
+                if not _what(trial)[0] and trial.state.name == "COMPLETE":
+                    raise ValueError(f"trial {trial.number} has no parameters")
             if storage:
                 weakref.finalize(study, kept.engine.dispose)  # else its connections stay open
             elif LOCKS not in study.user_attrs:

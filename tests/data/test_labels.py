@@ -238,11 +238,11 @@ def test_report_counts_by_verdict_from_good_to_bad(tmp_path):
 
 def test_a_table_that_is_no_label_table_is_named(tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"other\.csv is no label table .*agehelpers index"):
+    with pytest.raises(ValueError, match=r"other\.csv: cannot be used .*agehelpers index"):
         read_labels(tmp_path / "other.csv")
     (tmp_path / name(20)).write_bytes(jpeg(picture(1)))
     old = build_labels(tmp_path).drop(columns=["bytes", "brightness", "sharpness"])
-    with pytest.raises(ValueError, match=r"old\.csv is no label table .*'brightness'.*make one with .*index"):
+    with pytest.raises(ValueError, match=r"old\.csv: cannot be used .*'brightness'.*make a label table with .*index"):
         read_labels(write_labels(old, tmp_path / "old.csv"))
 
 
@@ -282,7 +282,7 @@ def test_without_the_repository_the_committed_table_says_where_it_is(tmp_path, m
 def test_the_old_name_of_the_cluster_is_not_taken(tmp_path):
     (tmp_path / name(20)).write_bytes(jpeg(picture(1)))
     file = write_labels(build_labels(tmp_path).rename(columns={"cluster": "group"}), tmp_path / "old.csv")
-    with pytest.raises(ValueError, match=r"old\.csv is no label table .*'cluster'.*make one with .*index"):
+    with pytest.raises(ValueError, match=r"old\.csv: cannot be used .*'cluster'.*make a label table with .*index"):
         read_labels(file)
 
 

@@ -114,8 +114,8 @@ def test_an_aligner_learns_to_undo_and_comes_back_from_its_file(tmp_path):
     with pytest.raises(ValueError, match="other"):
         load_aligner(tmp_path / "other")
     tensors, state = load_checkpoint(tmp_path / "aligner.safetensors")
-    save_checkpoint(tmp_path / "lacking", {key: tensors[key] for key in list(tensors)[1:]}, state)
-    with pytest.raises(ValueError, match="lacking: not an aligner of this version, or damaged"):
+    save_checkpoint(tmp_path / "lacking", {key: tensors[key] for key in tensors if key != "0.weight"}, state)
+    with pytest.raises(ValueError, match="lacking: cannot be used"):
         load_aligner(tmp_path / "lacking")
 
 

@@ -108,5 +108,5 @@ def test_crops_are_predicted_many_at_once(own, photos, tmp_path, monkeypatch):
         shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")
     files = batch.photo_files([photos])
     tables = list(batch.predict_photos(estimator.Estimator(), files, cropped=True))
-    assert calls == [32, 32, 6]  # the photos among the last ten files are no crops
+    assert calls == [1, 32, 32, 6]  # the photos among the last ten files are no crops
     assert [table["photo"].item() for table in tables] == [str(file) for file in files]

@@ -87,7 +87,7 @@ def test_a_picture_without_a_label_is_named():
 def test_a_damaged_record_is_named(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text("{\"config\": ")
-    with pytest.raises(ValueError, match="run/config.json is damaged"):
+    with pytest.raises(ValueError, match="run/config.json: cannot be used"):
         read_record(tmp_path / "run")
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_record_is_named(trained, tmp_path):
 def test_a_damaged_table_is_an_error_that_names_the_record(trained, tmp_path, name, content):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(content)
-    with pytest.raises(ValueError, match="run: a table is damaged, or of other faces"):
+    with pytest.raises(ValueError, match="run: cannot be used.*a table is damaged, or of other faces"):
         read_record(tmp_path / "run")
 
 

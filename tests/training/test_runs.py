@@ -280,3 +280,21 @@ def test_a_killed_process_and_resume_are_bit_for_bit_the_same(own_folders, faces
     monkeypatch.setenv("AGEHELPERS_RUNS", str(own_folders / "whole"))
     assert main(command) == 0
     check_same(own_folders / "whole" / killed.name, killed, read_record(killed))
+
+
+@pytest.mark.fault("a kernel interrupt in a notebook", "says how to go on; the same cell goes on")
+def test_an_interrupted_notebook_is_told_how_to_go_on(quick, own_folders, monkeypatch, capsys):
+    real = Trainer.learn
+
+    def learn(trainer, *batch, **more):
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+        return real(trainer, *batch, **more)
+
+    monkeypatch.setattr(Trainer, "learn", learn)
+    with pytest.raises(KeyboardInterrupt):
+        runs.latest_run(quick)
+    assert "Run this again, and it goes on from its last checkpoint" in capsys.readouterr().err
+    kept = load_checkpoint(runs.run_folder(quick) / "last.safetensors")[1]
+    monkeypatch.setattr(Trainer, "learn", real)
+    assert kept["step"] == 2 and len(runs.latest_run(quick).history) == quick.epochs

@@ -133,11 +133,11 @@ def test_a_training_of_any_length_has_a_schedule(steps, warmup):
 def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path, change):
     config = changed(**change)
     trainer = begun(config, steps=3)
-    trainer.seconds, trainer.history = 1.5, [{"epoch": 1, "val_mae": float("nan")}]
+    trainer.epoch, trainer.seconds, trainer.history = 1, 1.5, [{"epoch": 1, "val_mae": float("nan")}]
     save_training(trainer, tmp_path / "last.safetensors")
     again = Trainer(fresh(changed(seed=5, **change)), config, CPU, trainer.steps)
     restore_training(again, tmp_path / "last.safetensors")
-    assert (again.epoch, again.step, again.seconds) == (0, 3, 1.5)
+    assert (again.epoch, again.step, again.seconds) == (1, 3, 1.5)
     assert str(again.history) == str(trainer.history)
     batch = list(datasets(config)[0].training_batches(0))[3]
     for one in (trainer, again):
@@ -229,6 +229,20 @@ def test_a_checkpoint_of_another_random_stream_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_gradients_that_overflow_for_ever_stop_the_training():
+    trainer, (training, _) = Trainer(fresh(), CONFIG, torch.device("cpu"), 4), datasets()
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-18, enabled=True)
+    for parameter in trainer.model.parameters():
+        parameter.register_hook(lambda gradient: gradient * torch.inf)
+    batch = next(iter(training.training_batches(0)))
+    for _ in range(2):  # each is skipped, and halves the scale
+        trainer.learn(*batch)
+        trainer.check(training)
+    trainer.learn(*batch)
+    with pytest.raises(FloatingPointError, match="step 3 of epoch 1 is not finite"):
+        trainer.check(training)
+
+
 def test_memory_that_a_step_frees_is_kept_for_the_next():
     code = """if True:
         import resource, torch
