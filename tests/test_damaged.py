@@ -122,6 +122,16 @@ def test_an_onnx_file_that_says_impossible_things_is_refused(exported, tmp_path,
         OnnxEstimator(tmp_path)
 
 
+def test_an_onnx_file_that_predicts_no_number_is_refused(exported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    proto = onnx.load(exported / "onnx" / "age.onnx")
+    weights = max(proto.graph.initializer, key=lambda one: len(one.raw_data))
+    weights.raw_data = b"\xff" * len(weights.raw_data)  # not a number, as float32
+    (tmp_path / "age.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=r"age.onnx: cannot be used .*no number"):
+        OnnxEstimator(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../a", "<b>", "a\nb", "n" * 101, ".hidden"])
 def test_names_of_records_are_plain(name):
     with pytest.raises(ValueError, match="use letters, digits, - and _ only"):

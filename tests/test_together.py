@@ -124,8 +124,10 @@ def test_statistics_are_equal_before_a_share_is_validated(monkeypatch, tmp_path)
     order, model = [], fresh()
     monkeypatch.setattr(loop, "equalise", lambda *models: order.append([type(one).__name__ for one in models]))
     monkeypatch.setattr(loop, "evaluate", lambda *_: order.append("evaluated") or (1.0, 1.0))
+    monkeypatch.setattr(loop, "check_batches", lambda model, training: order.append("checked"))
     loop.train(model, *datasets(), CONFIG, tmp_path)
-    assert order[1::2] == ["evaluated"] * CONFIG.epochs and all("AgeEstimationModel" in one for one in order[::2])
+    assert order.pop(0) == "checked" and order[1::2] == ["evaluated"] * CONFIG.epochs
+    assert all("AgeEstimationModel" in one for one in order[::2])
 
 
 @pytest.mark.parametrize(("number", "pictures", "refused"),
