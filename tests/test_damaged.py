@@ -53,6 +53,7 @@ def test_damaged_caches_are_named(faces):
     ("not finite", lambda tensors, state: tensors["model.head.weight"].fill_(torch.nan)),
     ("image_size", lambda tensors, state: state["config"].update(image_size=30_000)),
     ("cache_size", lambda tensors, state: state["config"].update(cache_size=100_000)),
+    ("the file 67", lambda tensors, state: state["config"].update(backbone="timm/eva_giant_patch14_224")),
     ("TypeError", lambda tensors, state: state.update(config=5)),
     ("AttributeError", lambda tensors, state: state.update(intervals=5)),
     ("KeyError", lambda tensors, state: state.update(intervals={"usual": {"age": [30]}, "normalised": True})),

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,13 @@ def load_model(file: Path) -> AgeEstimationModel:
     if "param_groups" in state:
         raise ValueError(f"{file} is there to resume a training; predict with best.safetensors beside it")
     with paths.reading(file, "read it with the version that wrote it, or train anew"):
-        model = AgeEstimationModel(config_from_dict(state["config"]), load_weights=False)
-        left_out = STATISTICS if state.get("slim") else ()
+        config, left_out = config_from_dict(state["config"]), STATISTICS if state.get("slim") else ()
         found = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+        with suppress(NotImplementedError), torch.device("meta"):  # takes no memory; RegNets cannot be built like that
+            needs = sum(value.numel() for value in AgeEstimationModel(config, load_weights=False).state_dict().values())
+            if needs > 2 * (has := sum(value.numel() for value in found.values())):
+                raise ValueError(f"its network has {needs:,} weights, the file {has:,}")
+        model = AgeEstimationModel(config, load_weights=False)
         if odd := [key for key, value in found.items() if not value.isfinite().all()]:
             raise ValueError(f"{odd[0]} holds values that are not finite")
         fresh = {key: value for key, value in model.state_dict().items() if key.rpartition(".")[2] in left_out}
