@@ -1,6 +1,5 @@
 """Two and three processes that train one model: each picture once an epoch, metrics of all, one writer, one result."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -124,24 +123,41 @@ def test_statistics_are_equal_before_a_share_is_validated(monkeypatch, tmp_path)
     order, model = [], fresh()
     monkeypatch.setattr(loop, "equalise", lambda *models: order.append([type(one).__name__ for one in models]))
     monkeypatch.setattr(loop, "evaluate", lambda *_: order.append("evaluated") or (1.0, 1.0))
-    monkeypatch.setattr(loop, "check_batches", lambda model, training: order.append("checked"))
     loop.train(model, *datasets(), CONFIG, tmp_path)
-    assert order.pop(0) == "checked" and order[1::2] == ["evaluated"] * CONFIG.epochs
+    assert order[1::2] == ["evaluated"] * CONFIG.epochs
     assert all("AgeEstimationModel" in one for one in order[::2])
 
 
-@pytest.mark.parametrize(("number", "pictures", "refused"),
-                         [(2, 30, False), (2, 34, False), (3, 34, True), (2, 33, True)])
-def test_batch_normalisation_needs_two_pictures_in_a_share(monkeypatch, number, pictures, refused):
-    config = load_config("ci", {"batch_size": 30})
-    data = FaceDataset(np.zeros((pictures, 50, 50, 3), np.uint8), np.arange(pictures), np.ones(pictures, np.float32),
-                       config)
-    monkeypatch.setattr(together, "world", lambda: (0, number))
-    normed = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
-    together.check_batches(normed[0], data)
-    with pytest.raises(ValueError, match=rf"a last batch of {pictures - 30}.*{number} processes: choose another") if (
-            refused) else contextlib.nullcontext():
-        together.check_batches(normed, data)
+NORMED = """
+import os, sys
+import torch
+from torch import nn
+from agehelpers.training import together
+from agehelpers.devices import world
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4),
+                      nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+pictures, ages = torch.randn(5, 3, 8, 8), torch.randn(5, 1)
+with together.processes():
+    rank, number = world()
+    shared = nn.parallel.DistributedDataParallel(model) if number > 1 else model
+    ((shared(pictures[rank::number]) - ages[rank::number]) ** 2).sum().mul(number / 5).backward()
+    if rank == 0:
+        torch.save([*(one.grad for one in model.parameters()), *model.buffers(), model.eval()(pictures)], sys.argv[1])
+"""
+
+
+@pytest.mark.fault("batch normalisation in three processes, with shares of 2, 2 and 1 picture",
+                   "gradients and statistics of one process")
+def test_batch_normalisation_is_that_of_the_whole_batch(tmp_path):
+    (tmp_path / "normed.py").write_text(NORMED)
+    for number in (1, 3):
+        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number), "--master-port",
+                        str(20_000 + os.getpid() % 20_000), tmp_path / "normed.py", tmp_path / str(number)],
+                       check=True, capture_output=True, timeout=120)
+    alone, shared = (torch.load(tmp_path / str(number)) for number in (1, 3))
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(alone, shared, strict=True))
+    assert alone[0].abs().max() > 1e-3
 
 
 def test_batches_come_back_in_order(monkeypatch):

@@ -21,7 +21,7 @@ from agehelpers.training.checkpoints import save_checkpoint
 from agehelpers.training.progress import in_notebook, progress_bar
 from agehelpers.training.references import take_references
 from agehelpers.training.resume import restore_training, save_training
-from agehelpers.training.together import check_batches, equalise, gathered
+from agehelpers.training.together import equalise, gathered
 from agehelpers.training.trainer import Trainer
 
 HISTORY = ("epoch", "train_loss", "train_mae", "val_loss", "val_mae", "lr", "seconds")
@@ -58,7 +58,6 @@ def train(model: AgeEstimationModel, training: FaceDataset, validation: FaceData
         if not resume:
             raise FileExistsError(f"{folder} holds a training already: resume it, or choose another name")
         restore_training(trainer, last)
-    check_batches(model, training)
     with progress_bar(config.epochs * trainer.steps, trainer.epoch * trainer.steps + trainer.step) as bar:
         while trainer.epoch < config.epochs:
             _epoch(trainer, training, validation, Path(folder), bar)

@@ -10,17 +10,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from agehelpers.data.dataset import FaceDataset
 from agehelpers.devices import world
 from agehelpers.methods.model import AgeEstimationModel
 
 Result = TypeVar("Result")
+_norm = nn.functional.batch_norm
 WAIT = timedelta(hours=12)  # while the first one decodes pictures, or waits for another training
 
 
@@ -33,6 +33,8 @@ def processes() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        vars(nn.functional)["batch_norm"] = norm_of_all  # in this process, which does nothing but train
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=WAIT)
     try:
         if distributed.get_rank() == 0:
@@ -57,7 +59,7 @@ class _Outputs(nn.Module):
 
 
 def shared(model: AgeEstimationModel) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
-    """`model.outputs`, whose gradients are averaged over the processes; batch statistics, too, where there are GPUs."""
+    """`model.outputs`, whose gradients are averaged over the processes; batch statistics are those of all, too."""
     if world()[1] == 1:
         return model.outputs
     wrapped: nn.Module = _Outputs(model)
@@ -66,14 +68,36 @@ def shared(model: AgeEstimationModel) -> Callable[[Tensor], tuple[Tensor, Tensor
     return DistributedDataParallel(wrapped)
 
 
-def check_batches(model: nn.Module, training: FaceDataset) -> None:
-    """ValueError where a share of a batch would be one picture, and batch normalisation, on CPUs, needs two of each."""
-    if (number := world()[1]) == 1 or next(model.parameters()).is_cuda:
-        return
-    fewest = min(training.batch_sizes(0))
-    if fewest < 2 * number and any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in model.modules()):
-        raise ValueError(f"batch_size={training.config.batch_size} leaves a last batch of {fewest} pictures, too few "
-                         f"for batch normalisation in {number} processes: choose another batch_size")
+class _SumOfAll(torch.autograd.Function):
+    """A tensor's sum over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        distributed.all_reduce(total := own.clone())
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        distributed.all_reduce(total := gradients[0].clone())
+        return total
+
+
+def norm_of_all(given: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
+                bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    """`F.batch_norm` by the statistics of all processes' shares; torch's own SyncBatchNorm does that on GPUs only."""
+    if not training:
+        return _norm(given, running_mean, running_var, weight, bias, training, momentum, eps)
+    wide, over = (1, -1, *[1] * (given.ndim - 2)), [dim for dim in range(given.ndim) if dim != 1]
+    values = given.float()
+    count = _SumOfAll.apply(torch.tensor(values.numel() / values.shape[1]))
+    mean = _SumOfAll.apply(values.sum(over)) / count
+    centred = values - mean.view(wide)
+    variance = _SumOfAll.apply(centred.square().sum(over)) / count
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean.detach(), momentum)
+        running_var.lerp_(variance.detach() * count / (count - 1), momentum)
+    scaled = centred * (variance + eps).rsqrt().view(wide)
+    return (scaled if weight is None or bias is None else scaled * weight.view(wide) + bias.view(wide)).to(given.dtype)
 
 
 def equalise(*models: nn.Module | None) -> None:
