@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
@@ -86,8 +88,9 @@ def swarm(config, place, storage, kills) -> tuple[pd.DataFrame, int]:
             os.kill(victim := int(rng.choice(list(running))), signal.SIGKILL)
             code = os.waitpid(victim, 0)[1]
             worker = running.pop(victim)
-            killed += os.WIFSIGNALED(code)
-            running[begin(config, folder(worker), storage)] = worker
+            if os.WIFSIGNALED(code):  # else it had ended
+                killed += 1
+                running[begin(config, folder(worker), storage)] = worker
         for child in list(running):
             done, code = os.waitpid(child, os.WNOHANG)
             if done:
@@ -140,6 +143,23 @@ def test_a_dead_workers_cell_is_done_again(tmp_path):
         if "COMPLETE" in [trial.state.name for trial in study.trials]:
             break
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+
+
+def test_a_worker_killed_while_it_writes_the_journal_keeps_nobody_waiting(tmp_path):
+    workers.open_study(tmp_path)
+    if (child := os.fork()) == 0:
+        held = FileLock(tmp_path / f".{workers.JOURNAL}.lock").acquire()
+        assert held is not None
+        (tmp_path / "holds it").touch()
+        time.sleep(60)
+    while not (tmp_path / "holds it").exists():
+        time.sleep(0.01)
+    killer = threading.Timer(0.5, os.kill, (child, signal.SIGKILL))
+    killer.start()
+    started = time.monotonic()
+    workers.open_study(tmp_path).set_user_attr("waited", True)  # until it is dead, and no longer
+    assert 0.2 < time.monotonic() - started < 10
+    os.waitpid(child, 0)
 
 
 def test_a_finished_trial_without_parameters_is_refused(tmp_path):

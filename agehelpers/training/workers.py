@@ -45,7 +45,8 @@ def open_study(folder: Path, storage: str | None = None, name: str = "grid") -> 
                     kept: Any = optuna.storages.RDBStorage(storage, heartbeat_interval=HEARTBEAT,
                                                            grace_period=2 * HEARTBEAT)
             else:
-                kept = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+                lock: Any = FileLock(folder / f".{JOURNAL}.lock")  # free once its holder is dead; Optuna's is not
+                kept = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock))
             study = optuna.create_study(storage=kept, study_name=name, direction="minimize", load_if_exists=True)
             for trial in study.trials:
                 if not _what(trial)[0] and trial.state.name == "COMPLETE":

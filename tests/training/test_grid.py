@@ -120,7 +120,7 @@ def test_each_cell_once_and_momenta_at_the_winner(config, tmp_path):
     assert (other["lr"], other["weight_decay"]) == (winner["lr"], winner["weight_decay"])
     assert winner["lr"] == first.loc[first["val_mae"].idxmin(), "lr"]
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        ".config.json.lock", "config.json", "grid.csv", "journal.log"]
+        ".config.json.lock", ".journal.log.lock", "config.json", "grid.csv", "journal.log"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "grid.csv"), table, check_dtype=False)
 
 
@@ -160,7 +160,7 @@ def test_a_cell_that_was_running_when_the_process_died_is_trained_on(config, tmp
     assert len(table) == 5
     pd.testing.assert_frame_equal(table.head(1).drop(columns="seconds"), whole.drop(columns="seconds"))
     assert sorted(file.name for file in (tmp_path / "grid").iterdir()) == [
-        ".config.json.lock", "config.json", "grid.csv", "journal.log"]
+        ".config.json.lock", ".journal.log.lock", "config.json", "grid.csv", "journal.log"]
 
 
 def test_a_diverging_cell_is_a_row_and_never_wins(config, tmp_path, monkeypatch):
