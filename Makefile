@@ -24,7 +24,7 @@ test: .env-stamp
 		$(BIN)/pytest --quiet -W default -o addopts= -n 2 --dist loadfile \
 		--nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg notebooks
 
-# Faults at length, 200 kills and 20,000 changed files among them (about half an hour); writes docs/faults.md.
+# Faults at length, 200 kills and 20,000 changed files among them (about five minutes); writes docs/faults.md.
 test-faults: .env-stamp
 	AGEHELPERS_TEST_KILLS=200 AGEHELPERS_TEST_CASES=20000 AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 		$(BIN)/pytest --quiet -n 2 -m fault --faults docs/faults.md tests
