@@ -104,8 +104,8 @@ def _report(options: argparse.Namespace) -> int:
     from agehelpers.html_report import report
     from agehelpers.training.records import load_record, read_record
 
-    folder = Path(options.run)
-    record = read_record(folder.resolve()) if folder.is_dir() else load_record(options.run)
+    folder = Path(options.run).resolve() if Path(options.run).is_dir() else paths.records_folder() / options.run
+    record = read_record(folder) if folder.is_dir() else load_record(options.run)
     out = options.out or Path(f"{record.name}.html")
     with paths.reading(folder, "restore this record, or make it anew"):
         page = report(record)

@@ -100,7 +100,8 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
         yield
     except Exception as error:  # files from strangers, or half overwritten, raise almost anything
         missing = isinstance(error, OSError) and error.errno  # a file that is not to be read; a gzip's has no number
-        if missing or isinstance(error, ImportError) or str(path) in str(error):
+        said = isinstance(error, OSError | ValueError) and str(path) in str(error)
+        if missing or said or isinstance(error, ImportError | MemoryError) or "out of memory" in str(error):
             raise
         told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ValueError(f"{path}: cannot be used ({told}); {remedy}") from error

@@ -16,7 +16,7 @@ from agehelpers.data.labels import cached_labels, usable
 from agehelpers.data.pixels import load_pixels
 from agehelpers.methods.model import build_model
 from agehelpers.photos.estimator import Estimator
-from agehelpers.photos.onnx import KEY, OnnxEstimator
+from agehelpers.photos.onnx import KEY, OnnxEstimator, export
 from agehelpers.training.checkpoints import load_checkpoint, load_model, save_checkpoint
 from agehelpers.training.records import check_record_name, read_record
 from agehelpers.training.resume import restore_training
@@ -148,3 +148,24 @@ def test_a_file_of_the_system_is_not_read(tmp_path, monkeypatch):
 
 def test_a_good_record_and_checkpoint_are_read(trained):
     assert len(read_record(trained).predictions) and load_model(trained / "best.safetensors").config.image_size == 24
+
+
+def test_what_is_no_fault_of_a_file_is_not_blamed_on_it(tmp_path):
+    for error in (MemoryError("no room"), RuntimeError("CUDA out of memory"), ImportError("timm"), OSError(2, "gone")):
+        with pytest.raises(type(error)), paths.reading(tmp_path / "best", "train anew"):
+            raise error
+    for error in (KeyError("best"), RuntimeError("the best"), EOFError()):
+        with pytest.raises(ValueError, match=r"best: cannot be used .*; train anew"), paths.reading("best", "train anew"):
+            raise error
+
+
+def test_an_export_that_fixes_the_batch_is_refused(trained, tmp_path, monkeypatch):
+    real = torch.onnx.export
+
+    def fixed(*arguments, **settings):
+        return real(*arguments, **settings | {"dynamic_shapes": None})
+
+    monkeypatch.setattr(torch.onnx, "export", fixed)
+    with pytest.raises(ValueError, match="age.onnx: not written; this network was fixed to batches of 2"):
+        export(trained / "best.safetensors", tmp_path)
+    assert not list(tmp_path.iterdir())

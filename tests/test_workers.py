@@ -148,11 +148,15 @@ def test_a_dead_workers_cell_is_done_again(tmp_path):
 def test_a_worker_killed_while_it_writes_the_journal_keeps_nobody_waiting(tmp_path):
     workers.open_study(tmp_path)
     if (child := os.fork()) == 0:
-        held = FileLock(tmp_path / f".{workers.JOURNAL}.lock").acquire()
-        assert held is not None
-        (tmp_path / "holds it").touch()
-        time.sleep(60)
-    while not (tmp_path / "holds it").exists():
+        try:
+            held = FileLock(tmp_path / f".{workers.JOURNAL}.lock").acquire()
+            (tmp_path / "holds it").touch(exist_ok=held is None)
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    for _ in range(1000):
+        if (tmp_path / "holds it").exists():
+            break
         time.sleep(0.01)
     killer = threading.Timer(0.5, os.kill, (child, signal.SIGKILL))
     killer.start()

@@ -13,7 +13,7 @@ from agehelpers.devices import pick_device
 from agehelpers.photos.align import load_aligner, look
 from agehelpers.photos.find import Finder, find_faces
 from agehelpers.photos.reader import PhotoReader
-from agehelpers.training.checkpoints import PACKAGED, fused, load_checkpoint, load_model
+from agehelpers.training.checkpoints import PACKAGED, fused, load_checkpoint, model_of
 from agehelpers.training.loop import outputs_of
 
 
@@ -44,7 +44,8 @@ class Estimator(PhotoReader):
         super().__init__(find)
         self.checkpoint = Path(checkpoint)
         with paths.reading(self.checkpoint, "restore it, or train anew"):
-            model, state = load_model(self.checkpoint), load_checkpoint(self.checkpoint)[1]
+            tensors, state = load_checkpoint(self.checkpoint)
+            model = model_of(self.checkpoint, tensors, state)
             self.config = config_from_dict(state["config"] | {"device": "auto", "precision": "fp32"})
             self.pixels_size, self.image_size = self.config.pixels_size, self.config.image_size
             self.intervals = state.get("intervals")

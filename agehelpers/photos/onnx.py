@@ -103,6 +103,6 @@ def _write(model: Any, example: Any, given: str, names: list[str], file: Path, f
                                 dynamic_shapes=({0: batch},), verbose=False)
     proto = program.model_proto
     if not all(value.type.tensor_type.shape.dim[0].dim_param for value in (*proto.graph.input, *proto.graph.output)):
-        raise RuntimeError(f"{file}: not written; this network was fixed to batches of {len(example)} by the export")
+        raise ValueError(f"{file}: not written; this network was fixed to batches of {len(example)} by the export")
     onnx.helper.set_model_props(proto, {KEY: json.dumps(facts)})
     return paths.write_atomically(file, proto.SerializeToString())

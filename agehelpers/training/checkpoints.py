@@ -67,7 +67,11 @@ def load_model(file: Path) -> AgeEstimationModel:
     It predicts by the decoding that the checkpoint keeps beside its settings, by the plain one where it keeps none.
     ValueError names the file where it is none to predict with, or was made by another version.
     """
-    tensors, state = load_checkpoint(file)
+    return model_of(file, *load_checkpoint(file))
+
+
+def model_of(file: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> AgeEstimationModel:
+    """The same of what `load_checkpoint` gave."""
     if "param_groups" in state:
         raise ValueError(f"{file} is there to resume a training; predict with best.safetensors beside it")
     with paths.reading(file, "read it with the version that wrote it, or train anew"):

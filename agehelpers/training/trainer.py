@@ -86,7 +86,7 @@ class Trainer:
         """Training mode; in fine-tuning batch normalisation keeps its statistics, which few pictures say badly."""
         self.model.train()
         for module in self.model.modules() if self.config.start_from else ():
-            if isinstance(module, torch.nn.BatchNorm2d):
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):  # synchronised ones, too
                 module.eval()
 
     def learn(self, images: Tensor, ages: Tensor, attributes: Tensor | None = None, *, pictures: int = 0) -> None:
@@ -132,7 +132,10 @@ class Trainer:
         self.broken = torch.where(good | (self.broken >= 0), self.broken, self.step)
 
     def check(self, training: FaceDataset) -> None:
-        """FloatingPointError names the first step of this epoch whose loss or gradient was not finite."""
+        """FloatingPointError names the first step of this epoch whose loss or gradient was not finite.
+
+        In half precision, where such steps are skipped, the last one, once all have been for long.
+        """
         skipped = self.scaler.is_enabled() and self.scaler.get_scale() < 2.0**-20  # halved at each step that is skipped
         if (step := max(int(self.broken), self.step - 1 if skipped else -1)) >= 0:
             raise FloatingPointError(

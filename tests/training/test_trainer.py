@@ -228,7 +228,6 @@ def test_a_checkpoint_of_another_random_stream_is_refused(tmp_path):
         restore_training(begun(), tmp_path / "last.safetensors")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_gradients_that_overflow_for_ever_stop_the_training():
     trainer, (training, _) = Trainer(fresh(), CONFIG, torch.device("cpu"), 4), datasets()
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-18, enabled=True)
@@ -243,6 +242,7 @@ def test_gradients_that_overflow_for_ever_stop_the_training():
         trainer.check(training)
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_memory_that_a_step_frees_is_kept_for_the_next():
     code = """if True:
         import resource, torch
