@@ -155,7 +155,7 @@ def test_what_is_no_fault_of_a_file_is_not_blamed_on_it(tmp_path):
         with pytest.raises(type(error)), paths.reading(tmp_path / "best", "train anew"):
             raise error
     for error in (KeyError("best"), RuntimeError("the best"), EOFError()):
-        with pytest.raises(ValueError, match=r"best: cannot be used .*; train anew"), paths.reading("best", "train anew"):
+        with pytest.raises(ValueError, match=r"best: cannot be used .*; make it"), paths.reading("best", "make it"):
             raise error
 
 
