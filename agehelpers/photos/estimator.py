@@ -45,12 +45,11 @@ class Estimator(PhotoReader):
         self.checkpoint = Path(checkpoint)
         with paths.reading(self.checkpoint, "restore it, or train anew"):
             tensors, state = load_checkpoint(self.checkpoint)
-            model = model_of(self.checkpoint, tensors, state)
             self.config = config_from_dict(state["config"] | {"device": "auto", "precision": "fp32"})
             self.pixels_size, self.image_size = self.config.pixels_size, self.config.image_size
             self.intervals = state.get("intervals")
             self.device = pick_device(self.config)
-            self.model = fused(model).to(self.device)
+            self.model = fused(model_of(self.checkpoint, tensors, state)).to(self.device)
             self.try_out()
         file = self.checkpoint.with_name("aligner.safetensors")
         self.look = partial(look, load_aligner(file)) if file.exists() else None

@@ -73,14 +73,11 @@ class _SumOfAll(torch.autograd.Function):
     """A tensor's sum over all processes; its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        distributed.all_reduce(total := own.clone())
+    def forward(ctx: Any, *own: Tensor) -> Tensor:
+        distributed.all_reduce(total := own[0].clone())
         return total
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        distributed.all_reduce(total := gradients[0].clone())
-        return total
+    backward = forward
 
 
 def norm_of_all(given: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,

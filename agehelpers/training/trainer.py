@@ -132,7 +132,7 @@ class Trainer:
         self.broken = torch.where(good | (self.broken >= 0), self.broken, self.step)
 
     def check(self, training: FaceDataset) -> None:
-        """FloatingPointError names the first step of this epoch that was not finite (skipped ones: the last of many)."""
+        """FloatingPointError names the first step of this epoch that was not finite (of skipped ones: the last)."""
         skipped = self.scaler.is_enabled() and self.scaler.get_scale() < 2.0**-20  # halved at each step that is skipped
         if (step := max(int(self.broken), self.step - 1 if skipped else -1)) >= 0:
             raise FloatingPointError(
