@@ -50,7 +50,7 @@ test-matrix:
 	for corner in oldest newest; do AGEHELPERS_PROFILE=ci OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 		build/$$corner/bin/python -m pytest --quiet -n 2 tests || exit 1; done
 
-# Every network, and every method at its full width: memorises faces, round trip (long; 10 GB of memory).
+# Every network, and every method at its full width: memorises faces, round trip, ONNX (a quarter of an hour; 7 GB).
 test-methods: .env-stamp
 	AGEHELPERS_TEST_METHODS=1 AGEHELPERS_PROFILE=ci $(BIN)/pytest --quiet tests/methods/test_table.py tests/methods/test_backbones.py
 
