@@ -99,7 +99,7 @@ def norm_of_all(given: Tensor, running_mean: Tensor | None, running_var: Tensor 
 
 
 def equalise(*models: nn.Module | None) -> None:
-    """Give every process the first one's weights and statistics (which each has of its own share)."""
+    """Give every process the first one's weights and statistics: nothing of rounding or of chance may part them."""
     for model in (one for one in models if one is not None and world()[1] > 1):
         for tensor in model.state_dict().values():
             distributed.broadcast(tensor, 0)
